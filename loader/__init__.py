@@ -1,0 +1,1 @@
+"""Reading prepared shards: inspection and verification. Importing this imports no TensorFlow."""

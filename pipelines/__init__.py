@@ -1,0 +1,1 @@
+"""The Beam jobs: raw corpora in, exactly mixed shards out."""

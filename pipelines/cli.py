@@ -1,0 +1,111 @@
+"""`python -m pipelines COMMAND`: the commands of data preparation. Exit codes: 0 done, 1 failed, 2 refused."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from schemas.errors import TokenmillError
+from schemas.manifest import STAGES, Stage
+
+_RUN_EPILOG = """\
+The stages, in order: ingest, dedup, tokenizer, tokenize, shard. What is done is skipped, so the same command goes on
+after a kill or a crash. All other options go to Beam, for example:
+  --direct_num_workers 4      local worker processes (default: one a core; 1 runs in this process alone)
+  --runner DataflowRunner --project P --region R --temp_location gs://B/tmp
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="do what is not yet done of a config's stages",
+        description="Turn the config's sources into shards below --output.",
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_target(run)
+    run.add_argument("--stages", type=_stages, default=list(STAGES), help="comma-separated; default: all")
+
+    tokenizer = commands.add_parser(
+        "tokenizer",
+        help="run the stages up to the tokenizer",
+        description="Train the config's tokenizer on a mixture sample of its deduplicated documents (or check and copy a given "
+        "one) to DIR/tokenizer/. The same as `run --stages ingest,dedup,tokenizer`.",
+        allow_abbrev=False,
+    )
+    _add_target(tokenizer)
+
+    validate = commands.add_parser("validate", help="check a config and list what it would read; writes nothing")
+    validate.add_argument("config", metavar="CONFIG", help="a YAML file")
+
+    status = commands.add_parser("status", help="what of a run is done and what is next")
+    status.add_argument("directory", metavar="DIR", help="a run directory")
+
+    explain = commands.add_parser("explain", help="what became of a document or an input file, and why")
+    explain.add_argument("directory", metavar="DIR", help="a run directory")
+    explain.add_argument("what", metavar="PATH|ID", help="a source path, or a document id such as code/3/17")
+    explain.add_argument("--json", action="store_true", help="print JSON")
+    return top
+
+
+def _add_target(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="a YAML file")
+    command.add_argument("--output", required=True, metavar="DIR", help="the run directory: local, gs://, …")
+    command.add_argument(
+        "--replace-from", choices=STAGES, metavar="STAGE", help="delete this stage's outputs and all later ones first"
+    )
+
+
+def _stages(text: str) -> list[Stage]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown stage {unknown[0]!r} (stages: {', '.join(STAGES)})")
+    return [stage for stage in STAGES if stage in names]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    command_line = parser()
+    parsed, rest = command_line.parse_known_args(arguments)
+    if rest and parsed.command not in ("run", "tokenizer"):
+        command_line.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return _dispatch(parsed, rest)
+    except TokenmillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what is done", file=sys.stderr)
+        return 1
+
+
+def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
+    # Imported here: Beam takes a second to load, which --help and argument errors need not wait for.
+    if parsed.command == "validate":
+        from pipelines.reports import validate  # noqa: PLC0415
+
+        return validate(parsed.config)
+    if parsed.command == "status":
+        from pipelines.reports import status  # noqa: PLC0415
+
+        return status(parsed.directory)
+    if parsed.command == "explain":
+        from pipelines.explain import run_explain  # noqa: PLC0415
+
+        return run_explain(parsed.directory, parsed.what, parsed.json)
+    from pipelines.run import run  # noqa: PLC0415
+    from schemas.config import load_config  # noqa: PLC0415
+
+    stages: list[Stage] = parsed.stages if parsed.command == "run" else ["ingest", "dedup", "tokenizer"]
+    config = load_config(parsed.config)
+    if not run(config, parsed.output, stages, parsed.replace_from, beam_options):
+        print(f"{parsed.output}: nothing to do, everything is there")
+    return 0

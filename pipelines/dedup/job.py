@@ -1,0 +1,164 @@
+"""The dedup stage: which steps run, how many ranges they need, when clusters have converged, and the manifests."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from pipelines import stages
+from pipelines.dedup.records import BAND, load, member
+from pipelines.dedup.steps import CLUSTER_RANGES, Steps, size_ranges
+from pipelines.jobs import Each, run_steps
+from pipelines.plan import read_index
+from pipelines.stages import Context, Receipt
+from schemas import manifest
+from schemas.arrow import DROPS
+from schemas.config import Config
+from schemas.errors import TokenmillError
+from schemas.manifest import StageManifest
+
+FORMAT = 1
+SMALL_EDGES = 20_000_000  # at most this many edges are clustered on one worker: 320 MB
+MAX_ROUNDS = 60
+LARGE_CLUSTER = 20  # smaller clusters never raise the alarm
+
+
+def fingerprint(config: Config, documents: dict[str, str]) -> str:
+    """Identifies the drops: the documents' fingerprints, the dedup settings and the sources' priorities."""
+    priorities = {name: [source.priority for source in c.sources] for name, c in config.components.items()}
+    return manifest.fingerprint(
+        {
+            "stage": "dedup",
+            "format": FORMAT,
+            "documents": list(documents.items()),
+            "config": config.dedup.model_dump(mode="json", exclude={"max_cluster_share", "max_source_share"}),
+            "priorities": priorities,
+            "versions": stages.versions("pyarrow", "datasketch"),
+        }
+    )
+
+
+def run(context: Context) -> None:
+    """Find and settle all duplicates and write each component's manifest.
+
+    Raises:
+        TokenmillError: an input is not what its manifest says, or the clusters do not converge.
+    """
+    config, plan = context.config, context.plan
+    documents = {name: stages.check_files(context.run, "documents", name) for name in plan.by_component}
+    expected = fingerprint(config, {name: whole.fingerprint for name, whole in documents.items()})
+    if all(_is_done(context, name, expected) for name in documents):
+        return
+    folder = stages.work_folder("dedup", expected)
+    units = len(plan.units)
+    context.say("stage", name="dedup", tasks=units, folders=[folder])
+    kept = sum(whole.counts["kept"] for whole in documents.values())
+    steps = Steps(
+        config.dedup,
+        units,
+        {name: tuple(source.priority for source in c.sources) for name, c in config.components.items()},
+        folder,
+        size_ranges(kept, config.dedup.bands * BAND.itemsize),
+        config.shard.shuffle,
+    )
+    if stages.unfinished(context.run, folder, range(units)):
+        if config.dedup.enabled:
+            _deduplicate(context, steps)
+        else:
+            run_steps(context.run, [Each("drops", range(units), partial(_no_drops, steps))], context.options)
+    _finish(context, expected, documents, steps)
+
+
+def _no_drops(steps: Steps, run: stages.Run, task: int) -> None:
+    steps.receive_final(run, task, [])
+
+
+def _deduplicate(context: Context, steps: Steps) -> None:
+    run_steps(context.run, steps.find(), context.options)
+    edges = sum(len(load(steps.file("verified", context.run, task))) for task in range(steps.units))
+    if edges <= SMALL_EDGES:
+        before: list[Each] = [Each("clusters", [0], steps.clusters_at_once)]
+        label_files = 1
+    else:
+        last = _converge(context, steps)
+        before = [Each("labels", range(steps.ranges), partial(steps.save_star_labels, last))]
+        label_files = steps.ranges
+    # Members are at most both ends of every edge, and at most all documents.
+    ranges = size_ranges(2 * edges, member(context.config.dedup.permutations).itemsize)
+    context.run.commit_bytes(context.run.work(steps.folder, CLUSTER_RANGES), str(ranges).encode())
+    run_steps(context.run, [*before, *steps.decide(label_files, ranges)], context.options)
+
+
+def _converge(context: Context, steps: Steps) -> str:
+    """Run star rounds until no edge changes; returns the name of the last step."""
+    before, sources = "verified", steps.units
+    previous: list[np.ndarray] | None = None
+    for number in range(MAX_ROUNDS):
+        run_steps(context.run, steps.rounds(sources, before, number), context.options)
+        before, sources = f"small-{number:03d}", steps.ranges
+        now = [load(steps.file(before, context.run, part)) for part in range(steps.ranges)]
+        if previous is not None and all(np.array_equal(a, b) for a, b in zip(previous, now, strict=True)):
+            return before
+        previous = now
+    raise TokenmillError(f"dedup: the clusters did not converge in {MAX_ROUNDS} rounds; raise dedup.threshold")
+
+
+def _is_done(context: Context, component: str, expected: str) -> bool:
+    found = stages.read_manifest(context.run, "dedup", component)
+    return found is not None and found.fingerprint == expected
+
+
+def _finish(context: Context, expected: str, documents: dict[str, StageManifest], steps: Steps) -> None:
+    """Write the manifests, with alarms where a source or a cluster takes more than its share."""
+    clusters = _cluster_alarms(context, steps, sum(inputs.counts["kept"] for inputs in documents.values()))
+    for name, tasks in context.plan.by_component.items():
+        receipts = stages.read_receipts(context.run, steps.folder, tasks)
+        whole = StageManifest(
+            stage="dedup",
+            component=name,
+            fingerprint=expected,
+            inputs={other: inputs.fingerprint for other, inputs in documents.items()},
+            versions=stages.versions("pyarrow", "datasketch"),
+            counts=stages.total(receipt.unit.counts for receipt in receipts),
+            files=tuple(file for receipt in receipts for file in receipt.files),
+            units=tuple(receipt.unit for receipt in receipts),
+            alarms=(*_source_alarms(context, name, receipts, documents[name]), *clusters),
+        )
+        stages.write_manifest(context.run, whole, "dedup", name)
+
+
+def _source_alarms(context: Context, name: str, receipts: list[Receipt], documents: StageManifest) -> list[str]:
+    config = context.config
+    seen: dict[int, int] = {}
+    lost: dict[int, int] = {}
+    tasks = context.plan.by_component[name]
+    for task, receipt, unit in zip(tasks, receipts, documents.units, strict=True):
+        source = context.plan.units[task].source
+        seen[source] = seen.get(source, 0) + unit.counts.get("kept", 0)
+        lost[source] = lost.get(source, 0) + sum(receipt.unit.counts.values())
+    return [
+        f"components.{name}.sources.{source}: {lost[source]} of {seen[source]} documents are duplicates, "
+        f"more than dedup.max_source_share = {config.dedup.max_source_share}"
+        for source in sorted(seen)
+        if lost[source] > config.dedup.max_source_share * seen[source]
+    ]
+
+
+def _cluster_alarms(context: Context, steps: Steps, documents: int) -> list[str]:
+    """Alarms for clusters whose drops are more than their share of all documents."""
+    alarms: list[str] = []
+    for number in range(_cluster_ranges(context, steps)):
+        drops = load(steps.file("decided", context.run, number))
+        clusters, sizes = np.unique(drops["cluster"], return_counts=True)
+        for cluster, size in zip(clusters.tolist(), sizes.tolist(), strict=True):
+            if size > max(context.config.dedup.max_cluster_share * documents, LARGE_CLUSTER):
+                alarms.append(
+                    f"the cluster of {read_index(context.run).name(cluster)} takes {size} of {documents} documents, "
+                    f"more than dedup.max_cluster_share = {context.config.dedup.max_cluster_share}"
+                )
+    return sorted(alarms)
+
+
+def _cluster_ranges(context: Context, steps: Steps) -> int:
+    return int(stages.read_json(context.run, steps.folder, CLUSTER_RANGES)) if context.config.dedup.enabled else 0

@@ -1,0 +1,356 @@
+"""The exchanges of deduplication, in order. Only ids, hashes, lengths and signatures travel, never text.
+
+    copies     unit -> hash range      exact groups; all but the best by priority are copies
+    told       hash range -> unit      a unit learns its copies, and the copies of its documents
+    candidates unit -> key range       LSH buckets become candidate edges
+    asked      key range -> unit       an edge goes to its larger end; the smaller end is asked for its signature
+    verified   unit -> unit            signatures arrive; edges below the threshold go
+    (clusters  connected components of what is left: `rounds` below, or one worker)
+    members    labels -> unit          a unit learns the clusters of its documents
+    decided    unit -> cluster range   survivors and drops of whole clusters
+    resolved   cluster range -> unit   drops come home; copies of a dropped document follow it
+    drops      unit -> unit            the drops file of each unit
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import stages
+from pipelines.dedup import candidates, clusters, survivors
+from pipelines.dedup.records import (
+    BAND,
+    COPY,
+    DROP,
+    EDGE,
+    EXACT,
+    LABEL,
+    Records,
+    fixed_binary,
+    in_range,
+    join,
+    load,
+    member,
+    numbers,
+    read_documents,
+    row_of,
+    save,
+    signed,
+    split,
+    task_of,
+)
+from pipelines.jobs import Exchange, Run
+from pipelines.plan import read_index
+from pipelines.stages import Receipt
+from schemas import manifest
+from schemas.arrow import DROPS
+from schemas.config import Dedup
+
+CLUSTER_RANGES = "cluster_ranges.json"  # how many ranges the driver decided the clusters need
+Emitted = Iterator[tuple[int, bytes]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of one deduplication.
+
+    units: how many; priorities: of each component's sources; folder: below the work folder; ranges: parts the hash and
+    key spaces are cut into; mode: the exchange's form.
+    """
+
+    config: Dedup
+    units: int
+    priorities: dict[str, tuple[int, ...]]
+    folder: str
+    ranges: int
+    mode: str
+
+    def exchange(self, name: str, sources: int, destinations: int, emit: Callable[..., Emitted], receive: Callable[..., None]) -> Exchange:
+        """An exchange whose destinations leave `<name>/<number>.npy`."""
+        folder = f"{self.folder}/{name}"
+        return Exchange(name, sources, destinations, emit, receive, folder, partial(self.file, name), self.mode)
+
+    def find(self) -> list[Exchange]:
+        """From documents to verified edges, by unit of the larger end."""
+        units, ranges = self.units, self.ranges
+        return [
+            self.exchange("copies", units, ranges, self.emit_hashes, self.receive_hashes),
+            self.exchange("told", ranges, units, self.emit_copies, self.receive_copies),
+            self.exchange("candidates", units, ranges, self.emit_bands, self.receive_bands),
+            self.exchange("asked", ranges, units, self.emit_edges, self.receive_edges),
+            self.exchange("verified", units, units, self.emit_signatures, self.receive_signatures),
+        ]
+
+    def decide(self, label_files: int, cluster_ranges: int) -> list[Exchange]:
+        """From labels to drops."""
+        units = self.units
+        drops = self.exchange("drops", units, units, self.emit_final, self.receive_final)
+        return [
+            self.exchange("members", label_files, units, self.emit_labels, self.receive_labels),
+            self.exchange("decided", units, cluster_ranges, self.emit_members, self.receive_members),
+            self.exchange("resolved", cluster_ranges, units, self.emit_drops, self.receive_drops),
+            Exchange(drops.name, units, units, drops.emit, drops.receive, drops.folder, self.receipt, self.mode),
+        ]
+
+    def file(self, name: str, run: Run, number: int) -> str:
+        """The work file of destination `number` of a step."""
+        return run.work(self.folder, name, f"{number:07d}.npy")
+
+    def receipt(self, run: Run, task: int) -> str:
+        """The receipt a finished unit leaves."""
+        return stages.receipt_path(run, self.folder, task)
+
+    # -- exact copies -------------------------------------------------------------------------------------------
+
+    def emit_hashes(self, run: Run, task: int) -> Emitted:
+        """Hash and rank of every document, to its hash range."""
+        records = self._documents(run, task, ["hash"], EXACT)
+        yield from split(records, in_range(records["hash0"], self.ranges))
+
+    def receive_hashes(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
+        """Copies of a hash range."""
+        save(run, self.file("copies", run, number), survivors.exact_copies(join(blocks, EXACT), self.config.keep))
+
+    def emit_copies(self, run: Run, number: int) -> Emitted:
+        """Each copy to its own unit and to its survivor's."""
+        copies = load(self.file("copies", run, number))
+        away = task_of(copies["kept"]) != task_of(copies["doc"])
+        both = np.concatenate((copies, copies[away]))
+        yield from split(both, np.concatenate((task_of(copies["doc"]), task_of(copies["kept"][away]))))
+
+    def receive_copies(self, run: Run, task: int, blocks: Iterable[bytes]) -> None:
+        """What a unit is told of copies."""
+        copies = join(blocks, COPY)
+        save(run, self.file("told", run, task), copies[np.argsort(copies["doc"])])
+
+    # -- candidates and their check -----------------------------------------------------------------------------
+
+    def emit_bands(self, run: Run, task: int) -> Emitted:
+        """Band keys and sketches of the documents that stand for themselves, to their key range."""
+        records = self._signed(run, task)
+        bands = candidates.band_records(records["doc"], np.ascontiguousarray(records["signature"]), self.config.bands)
+        yield from split(bands, in_range(bands["key"], self.ranges))
+
+    def receive_bands(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
+        """Candidate edges of whole buckets."""
+        save(run, self.file("candidates", run, number), candidates.candidate_edges(join(blocks, BAND)))
+
+    def emit_edges(self, run: Run, number: int) -> Emitted:
+        """Each edge to both of its ends' units."""
+        edges = load(self.file("candidates", run, number))
+        away = task_of(edges["u"]) != task_of(edges["v"])
+        both = np.concatenate((edges, edges[away]))
+        yield from split(both, np.concatenate((task_of(edges["v"]), task_of(edges["u"][away]))))
+
+    def receive_edges(self, run: Run, task: int, blocks: Iterable[bytes]) -> None:
+        """The edges of a unit, without repeats."""
+        save(run, self.file("asked", run, task), candidates.unique(join(blocks, EDGE)))
+
+    def emit_signatures(self, run: Run, task: int) -> Emitted:
+        """The signature of each smaller end, once to every unit that holds a larger end of it."""
+        edges = load(self.file("asked", run, task))
+        edges = edges[task_of(edges["u"]) == task]
+        pairs = np.empty(len(edges), LABEL)  # (document, unit that asks)
+        pairs["doc"], pairs["cluster"] = edges["u"], task_of(edges["v"])
+        pairs = np.unique(pairs)
+        records = self._signed(run, task)
+        found = records[np.searchsorted(records["doc"], pairs["doc"])]
+        yield from split(found, pairs["cluster"].astype(np.int64))
+
+    def receive_signatures(self, run: Run, task: int, blocks: Iterable[bytes]) -> None:
+        """The edges whose estimated similarity reaches the threshold, at the unit of the larger end."""
+        edges = load(self.file("asked", run, task))
+        edges = edges[task_of(edges["v"]) == task]
+        smaller = join(blocks, signed(self.config.permutations))
+        smaller = smaller[np.argsort(smaller["doc"])]
+        own = self._signed(run, task) if len(edges) else smaller
+        similar = np.zeros(len(edges), bool)
+        for start in range(0, len(edges), 4096):
+            part = edges[start : start + 4096]
+            u = smaller["signature"][np.searchsorted(smaller["doc"], part["u"])]
+            v = own["signature"][np.searchsorted(own["doc"], part["v"])]
+            similar[start : start + 4096] = (u == v).mean(axis=1) >= self.config.threshold
+        save(run, self.file("verified", run, task), edges[similar])
+
+    # -- clusters -----------------------------------------------------------------------------------------------
+
+    def clusters_at_once(self, run: Run, _: int) -> None:
+        """All clusters on one worker."""
+        edges = np.concatenate([load(self.file("verified", run, task)) for task in range(self.units)])
+        save(run, self.file("labels", run, 0), clusters.components(edges))
+
+    def rounds(self, sources: int, before: str, number: int) -> list[Exchange]:
+        """One round of large star and small star; `before` names the step whose edges it starts from."""
+        return [
+            self.exchange(f"large-{number:03d}", sources, self.ranges, partial(self.emit_both_ways, before),
+                          partial(self.receive_star, f"large-{number:03d}")),
+            self.exchange(f"small-{number:03d}", self.ranges, self.ranges, partial(self.emit_down, f"large-{number:03d}"),
+                          partial(self.receive_star, f"small-{number:03d}")),
+        ]  # fmt: skip
+
+    def emit_both_ways(self, before: str, run: Run, number: int) -> Emitted:
+        """Neighbourhoods, to the range of their node."""
+        edges = clusters.both_ways(load(self.file(before, run, number)))
+        yield from split(edges, self._node_range(edges))
+
+    def emit_down(self, before: str, run: Run, number: int) -> Emitted:
+        """Lower neighbourhoods, to the range of their node."""
+        edges = load(self.file(before, run, number))
+        down = np.empty(len(edges), EDGE)
+        down["u"], down["v"] = edges["v"], edges["u"]
+        yield from split(down, self._node_range(down))
+
+    def receive_star(self, name: str, run: Run, number: int, blocks: Iterable[bytes]) -> None:
+        """The edges after a star step."""
+        star = clusters.large_star if name.startswith("large") else clusters.small_star
+        save(run, self.file(name, run, number), star(join(blocks, EDGE)))
+
+    def save_star_labels(self, last: str, run: Run, number: int) -> None:
+        """Labels of converged edges: leaves by their edge, and the centre with each."""
+        labels = clusters.labels_of_stars(load(self.file(last, run, number)))
+        centres = np.empty(0, LABEL)
+        if len(labels):
+            centres = np.empty(len(np.unique(labels["cluster"])), LABEL)
+            centres["doc"] = centres["cluster"] = np.unique(labels["cluster"])
+        save(run, self.file("labels", run, number), np.concatenate((labels, centres)))
+
+    def _node_range(self, edges: Records) -> np.ndarray:
+        """Spread nodes over ranges by a multiplicative hash of their number (Knuth, TAOCP 3, 6.4)."""
+        return in_range(edges["u"] * np.uint64(0x9E3779B97F4A7C15), self.ranges)
+
+    # -- survivors ----------------------------------------------------------------------------------------------
+
+    def emit_labels(self, run: Run, number: int) -> Emitted:
+        """Each label to its document's unit."""
+        labels = load(self.file("labels", run, number))
+        yield from split(labels, task_of(labels["doc"]))
+
+    def receive_labels(self, run: Run, task: int, blocks: Iterable[bytes]) -> None:
+        """The clusters of a unit's documents."""
+        save(run, self.file("members", run, task), np.unique(join(blocks, LABEL)))
+
+    def emit_members(self, run: Run, task: int) -> Emitted:
+        """Members with rank and signature, to the range of their cluster."""
+        labels = load(self.file("members", run, task))
+        if not len(labels):
+            return
+        documents = self._documents(run, task, ["signature"], member(self.config.permutations))
+        members = documents[row_of(labels["doc"])]
+        members["cluster"] = labels["cluster"]
+        ranges = self._cluster_ranges(run)
+        yield from split(members, in_range(members["cluster"] * np.uint64(0x9E3779B97F4A7C15), ranges))
+
+    def receive_members(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
+        """Drops of whole clusters."""
+        members = join(blocks, member(self.config.permutations))
+        drops = survivors.near_duplicates(members, self.config.threshold, self.config.bands, self.config.keep)
+        save(run, self.file("decided", run, number), drops)
+
+    def emit_drops(self, run: Run, number: int) -> Emitted:
+        """Each drop to its document's unit."""
+        drops = load(self.file("decided", run, number))
+        yield from split(drops, task_of(drops["doc"]))
+
+    def receive_drops(self, run: Run, task: int, blocks: Iterable[bytes]) -> None:
+        """A unit's near-duplicates, and the fate of all copies of its documents.
+
+        A copy of a kept document is an exact duplicate of it. A copy of a dropped one is a near-duplicate of the
+        document that one was dropped for, which is kept.
+        """
+        near = join(blocks, DROP)
+        near = near[np.argsort(near["doc"])]
+        copies = load(self.file("told", run, task))
+        copies = copies[task_of(copies["kept"]) == task]
+        fate = np.empty(len(copies), DROP)
+        fate["doc"], fate["kept"], fate["jaccard"], fate["exact"] = copies["doc"], copies["kept"], 1.0, True
+        fate["cluster"] = copies["kept"]
+        if len(near):
+            at = np.minimum(np.searchsorted(near["doc"], copies["kept"]), len(near) - 1)
+            follows = near["doc"][at] == copies["kept"]
+            for name in ("kept", "jaccard", "exact", "cluster"):
+                fate[name][follows] = near[name][at[follows]]
+        save(run, self.file("resolved", run, task), np.concatenate((near, fate)))
+
+    def emit_final(self, run: Run, task: int) -> Emitted:
+        """Every drop to its document's unit."""
+        drops = load(self.file("resolved", run, task))
+        yield from split(drops, task_of(drops["doc"]))
+
+    def receive_final(self, run: Run, task: int, blocks: Iterable[bytes]) -> None:
+        """Write a unit's drops file and leave its receipt."""
+        drops = join(blocks, DROP)
+        drops = drops[np.argsort(drops["doc"])]
+        index = read_index(run)
+        unit = index.unit(task)
+        path = index.path(run, "dedup", "drops", task)
+        table = pa.table(
+            {
+                "id": [index.name(doc) for doc in drops["doc"].tolist()],
+                "row": row_of(drops["doc"]),
+                "reason": ["exact_duplicate" if exact else "near_duplicate" for exact in drops["exact"]],
+                "kept_id": [index.name(doc) for doc in drops["kept"].tolist()],
+                "jaccard": drops["jaccard"],
+                "cluster": [index.name(doc) for doc in drops["cluster"].tolist()],
+            },
+            schema=DROPS,
+        )
+        file = stages.commit_table(run, path, [table], DROPS)
+        exact = int(drops["exact"].sum())
+        counts = {"dropped.exact_duplicate": exact, "dropped.near_duplicate": len(drops) - exact}
+        written = manifest.Unit(unit=unit.unit, counts=counts)
+        stages.write_receipt(run, self.folder, Receipt(task=task, files=(file,), unit=written))
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _documents(self, run: Run, task: int, columns: list[str], dtype: np.dtype[np.void]) -> Records:
+        """A record a document of a unit, in row order, with number and rank; `columns` are `hash` or `signature`."""
+        unit = read_index(run).unit(task)
+        priority = self.priorities[unit.component][unit.source]
+        parts = [np.empty(0, dtype)]
+        row = 0
+        for table in read_documents(run, task, [*columns, "characters", "quality"]):
+            part = np.zeros(table.num_rows, dtype)
+            part["doc"] = numbers(task, np.arange(row, row + table.num_rows))
+            part["source_priority"] = priority
+            part["quality"] = table["quality"].to_numpy(zero_copy_only=False)
+            part["length"] = table["characters"].to_numpy()
+            if "hash" in columns:
+                halves = fixed_binary(table["hash"], "<u8")
+                part["hash0"], part["hash1"] = halves[:, 0], halves[:, 1]
+            if "signature" in columns:
+                part["signature"] = fixed_binary(table["signature"], "<u4")
+            parts.append(part)
+            row += table.num_rows
+        return np.concatenate(parts)
+
+    def _signed(self, run: Run, task: int) -> Records:
+        """Numbers and signatures of a unit's documents that are no copies and long enough to compare."""
+        dtype = signed(self.config.permutations)
+        parts = [np.empty(0, dtype)]
+        row = 0
+        copies = load(self.file("told", run, task))["doc"]
+        for table in read_documents(run, task, ["words", "signature"]):
+            part = np.empty(table.num_rows, dtype)
+            part["doc"] = numbers(task, np.arange(row, row + table.num_rows))
+            part["signature"] = fixed_binary(table["signature"], "<u4")
+            long_enough = table["words"].to_numpy() >= max(self.config.min_tokens, 1)
+            parts.append(part[long_enough & ~np.isin(part["doc"], copies)])
+            row += table.num_rows
+        return np.concatenate(parts)
+
+    def _cluster_ranges(self, run: Run) -> int:
+        """How many ranges the clusters are split into, as the driver decided."""
+        ranges: int = stages.read_json(run, self.folder, CLUSTER_RANGES)
+        return ranges
+
+
+def size_ranges(records: int, record_bytes: int) -> int:
+    """How many ranges keep each near 32 MiB."""
+    return max(1, -(-records * record_bytes // (32 << 20)))
+
+

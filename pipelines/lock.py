@@ -1,0 +1,135 @@
+"""One run owns a directory.
+
+The lock is a file `.lock` made by create-if-absent. It names its owner (run id, host, process) and carries a heartbeat
+that the owner renews every `HEARTBEAT` seconds. Workers compare the run id before every commit, so that workers of a
+dead driver cannot write into its successor's run.
+
+A lock is stale, and taken over, when its owner ran on this host and is gone, or when its heartbeat is older than
+`STALE` seconds (another host's owner, or a machine that was restarted).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+
+from pipelines import storage
+from schemas.errors import Refused, TokenmillError
+
+LOCK = ".lock"
+HEARTBEAT = 10.0
+STALE = 90.0
+
+
+class Lock:
+    """The lock of one run directory, held from `acquire` to `release`; renewed by a thread of its own."""
+
+    def __init__(self, directory: str, run_id: str) -> None:
+        self._path = storage.join(directory, LOCK)
+        self._directory = directory
+        self._run_id = run_id
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lock heartbeat", daemon=True)
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            Refused: another run that is alive owns the directory.
+        """
+        with _takeover_guard(self._directory):
+            owner = _read(self._path)
+            if owner is not None and not _is_stale(owner):
+                raise Refused(
+                    f"{self._directory}: run {owner['run_id']} (process {owner['pid']} on {owner['host']}) is at work "
+                    f"here; wait for it or stop it, or give another --output"
+                )
+            self._write()
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the directory back, unless another run has taken it over."""
+        self._stop.set()
+        self._thread.join()
+        owner = _read(self._path)
+        if owner is not None and owner["run_id"] == self._run_id:
+            _remove(self._path)
+
+    def _renew(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            owner = _read(self._path)
+            if owner is None or owner["run_id"] != self._run_id:
+                return  # taken over: the workers' check ends this run at its next commit
+            with contextlib.suppress(TokenmillError):  # a full disk is reported by the work itself
+                self._write()
+
+    def _write(self) -> None:
+        owner = {
+            "run_id": self._run_id,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": psutil.Process().create_time(),
+            "heartbeat": time.time(),
+        }
+        storage.write_bytes(self._path, json.dumps(owner).encode(), self._run_id)
+
+
+def check_owner(directory: str, run_id: str) -> None:
+    """Raise TokenmillError unless `run_id` holds the lock of `directory`; workers call this before a commit."""
+    owner = _read(storage.join(directory, LOCK))
+    if owner is None or owner["run_id"] != run_id:
+        holder = "nobody" if owner is None else f"run {owner['run_id']}"
+        raise TokenmillError(f"{directory}: run {run_id} no longer owns this directory ({holder} does); stopping")
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(storage.read_bytes(path))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return None  # not a lock anyone can own
+    return owner if isinstance(owner, dict) and {"run_id", "host", "pid", "heartbeat"} <= owner.keys() else None
+
+
+def _is_stale(owner: dict[str, Any]) -> bool:
+    if owner["host"] == socket.gethostname():
+        try:
+            alive = abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0
+        except psutil.NoSuchProcess:
+            return True
+        return not alive
+    return bool(time.time() - owner["heartbeat"] > STALE)
+
+
+def _remove(path: str) -> None:
+    if storage.is_local(path):
+        os.unlink(path)
+    else:
+        from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+
+        FileSystems.delete([path])
+
+
+@contextlib.contextmanager
+def _takeover_guard(directory: str) -> Iterator[None]:
+    """Keep two starting runs on one machine apart while the lock is judged and taken."""
+    if not storage.is_local(directory):
+        yield
+        return
+    os.makedirs(directory, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

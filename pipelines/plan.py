@@ -1,0 +1,218 @@
+"""The plan: sources listed once, cut into units, and written to `plan/units.parquet` for the workers.
+
+Units are numbered within a component in the order of its sources, so a source added at the end renumbers none. The
+plan holds no roots and no times: the same content under another path makes the same plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.jobs import Run
+from pipelines.sources import Reject, Slice, list_entries, plan_slices
+from schemas import manifest
+from schemas.arrow import UNITS, parquet_writer
+from schemas.config import Config
+
+PLAN = "plan/units.parquet"
+ROOTS = "roots.json"
+_ROWS_A_GROUP = 32  # a worker reads one row group to find its unit
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A bounded piece of one source. `rejects`: what the listing itself had to refuse (in a source's first unit)."""
+
+    component: str
+    unit: int
+    source: int
+    slices: tuple[Slice, ...]
+    rejects: tuple[Reject, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The first part of the ids of this unit's documents."""
+        return f"{self.component}/{self.unit}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All units, components in config order. A task number is an index into `units`."""
+
+    units: tuple[Unit, ...]
+    roots: dict[str, list[str]]
+
+    @cached_property
+    def by_component(self) -> dict[str, range]:
+        """Task numbers of each component's units."""
+        ranges: dict[str, range] = {}
+        start = 0
+        for name in self.roots:
+            count = sum(unit.component == name for unit in self.units)
+            ranges[name] = range(start, start + count)
+            start += count
+        return ranges
+
+    def fingerprint(self, component: str) -> str:
+        """Identifies what a component reads: paths below the roots, sizes and cuts."""
+        tasks = self.by_component[component]
+        return manifest.fingerprint([_row(self.units[task]) for task in tasks])
+
+
+@dataclass(frozen=True)
+class UnitIndex:
+    """Which unit a task number is, for workers: the plan without its slices."""
+
+    components: tuple[str, ...]
+    component: npt.NDArray[np.int64]
+    number: npt.NDArray[np.int64]
+    source: npt.NDArray[np.int64]
+
+    def unit(self, task: int) -> Unit:
+        """The unit of a task, without its slices."""
+        return Unit(self.components[self.component[task]], int(self.number[task]), int(self.source[task]), ())
+
+    def name(self, document: int) -> str:
+        """The id of the document numbered `task << 32 | row`."""
+        return f"{self.unit(document >> 32).name}/{document & 0xFFFFFFFF}"
+
+    def path(self, run: Run, folder: str, kind: str, task: int) -> str:
+        """The path of a unit's output file, such as documents/code/documents-00003-of-00012.parquet."""
+        unit = self.unit(task)
+        units = int((self.component == self.component[task]).sum())
+        return run.path(folder, unit.component, unit_file(kind, unit.unit, units))
+
+
+def read_index(run: Run) -> UnitIndex:
+    """The index of a run's plan; read once a process."""
+    return _read_index(run.path(PLAN))
+
+
+@lru_cache(maxsize=2)
+def _read_index(path: str) -> UnitIndex:
+    with storage.open_read(path) as file:
+        table = pq.read_table(file, columns=["component", "unit", "source"])
+    component = table["component"].combine_chunks().dictionary_encode()
+    return UnitIndex(
+        tuple(component.dictionary.to_pylist()),
+        component.indices.to_numpy(),
+        table["unit"].to_numpy(),
+        table["source"].to_numpy(),
+    )
+
+
+def unit_file(kind: str, unit: int, units: int) -> str:
+    """The name of an output file of unit `unit` among `units`."""
+    return f"{kind}-{unit:05d}-of-{units:05d}.parquet"
+
+
+def make_plan(config: Config) -> Plan:
+    """List every source and cut it into units.
+
+    Raises:
+        Refused: a source is not there or matches nothing.
+    """
+    units: list[Unit] = []
+    roots: dict[str, list[str]] = {}
+    for name, component in config.components.items():
+        number = 0
+        roots[name] = []
+        for index, source in enumerate(component.sources):
+            root, entries, rejects = list_entries(source)
+            roots[name].append(root)
+            cuts = plan_slices(source, root, entries, config.ingest.unit_bytes) or [[]]
+            for cut in cuts:
+                units.append(Unit(name, number, index, tuple(cut), tuple(rejects)))
+                rejects = []
+                number += 1
+    return Plan(tuple(units), roots)
+
+
+def _row(unit: Unit) -> dict[str, Any]:
+    return {
+        "component": unit.component,
+        "unit": unit.unit,
+        "source": unit.source,
+        "rejects": [asdict(reject) for reject in unit.rejects],
+        "slices": [asdict(slice_) for slice_ in unit.slices],
+    }
+
+
+def write_plan(run: Run, plan: Plan) -> None:
+    """Write the units for the workers, and beside them the roots this run reads them under."""
+
+    def write(path: str) -> None:
+        with parquet_writer(path, UNITS) as writer:
+            for start in range(0, len(plan.units), _ROWS_A_GROUP):
+                rows = [_row(unit) for unit in plan.units[start : start + _ROWS_A_GROUP]]
+                writer.write_table(pa.Table.from_pylist(rows, schema=UNITS))
+
+    run.commit(run.path(PLAN), write)
+    write_roots(run, plan)
+
+
+def write_roots(run: Run, plan: Plan) -> None:
+    """Write where the sources lie for this run; the only place the workers learn it from."""
+    run.commit_bytes(run.work(ROOTS), json.dumps(plan.roots).encode())
+
+
+def read_units(run: Run) -> tuple[Unit, ...]:
+    """The units as written."""
+    with storage.open_read(run.path(PLAN)) as file:
+        return tuple(_unit(row) for row in pq.read_table(file).to_pylist())
+
+
+def read_plan(run: Run) -> Plan:
+    """The plan of a run under way, with the roots it reads from."""
+    return Plan(read_units(run), _roots(run.work(ROOTS)))
+
+
+def read_unit(run: Run, task: int) -> tuple[Unit, str]:
+    """One unit and its source's root, for a worker."""
+    with storage.open_read(run.path(PLAN)) as file:
+        group = pq.ParquetFile(file).read_row_group(task // _ROWS_A_GROUP)
+    row = group.slice(task % _ROWS_A_GROUP, 1).to_pylist()[0]
+    unit = _unit(row)
+    return unit, _roots(run.work(ROOTS))[unit.component][unit.source]
+
+
+def _unit(row: dict[str, Any]) -> Unit:
+    return Unit(
+        row["component"],
+        row["unit"],
+        row["source"],
+        tuple(Slice(**slice_) for slice_ in row["slices"]),
+        tuple(Reject(**reject) for reject in row["rejects"]),
+    )
+
+
+@lru_cache(maxsize=4)
+def _roots(path: str) -> dict[str, list[str]]:
+    roots: dict[str, list[str]] = json.loads(storage.read_bytes(path))
+    return roots
+
+
+def difference(old: Sequence[Unit], new: Sequence[Unit]) -> str | None:
+    """How the listing of an existing run differs from today's, in one phrase; None when it does not."""
+    if tuple(old) == tuple(new):
+        return None
+    before = {(unit.component, slice_.path): slice_.size for unit in old for slice_ in unit.slices}
+    after = {(unit.component, slice_.path): slice_.size for unit in new for slice_ in unit.slices}
+    added, removed = sorted(after.keys() - before.keys()), sorted(before.keys() - after.keys())
+    changed = sorted(key for key in before.keys() & after.keys() if before[key] != after[key])
+    parts = [
+        f"{len(keys)} {what} (first: {keys[0][1]})"
+        for what, keys in (("added", added), ("removed", removed), ("of another size", changed))
+        if keys
+    ]
+    return ", ".join(parts) or "the units are cut differently"

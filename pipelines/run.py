@@ -1,0 +1,164 @@
+"""`run`: take a directory, check that it is this run's, do what is due, leave it clean."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from pipelines import changes, plan, state, storage
+from pipelines.jobs import Run, runner_and_options
+from pipelines.lock import Lock
+from pipelines.progress import Progress
+from pipelines.stages import FOLDERS
+from pipelines.supervise import Supervisor
+from schemas.config import Config, parse_config
+from schemas.errors import Refused
+from schemas.manifest import STAGES, Stage
+
+CONFIG = "config.yaml"
+RUN_FACTS = "run.json"
+
+
+def run(
+    config: Config,
+    directory: str,
+    stages: Sequence[Stage] = STAGES,
+    replace_from: Stage | None = None,
+    beam_options: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> bool:
+    """Do what is due of `stages` in `directory`; True when there was anything to do.
+
+    Raises:
+        Refused: the directory belongs to another run, config or listing; nothing was written.
+        TokenmillError: a stage failed; what was committed stays and the same call goes on from there.
+    """
+    progress = progress or Progress()
+    options = local_options(beam_options)
+    runner_and_options(options)
+    directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
+    fresh = plan.make_plan(config)
+    this = Run(directory, secrets.token_hex(4))
+    _check_directory(this, config, fresh, replace_from)
+    lock = Lock(directory, this.run_id)
+    lock.acquire()
+    try:
+        _prepare(this, config, fresh, replace_from)
+        due = [stage for stage in state.due_stages(this, config, fresh) if stage in stages]
+        if not due:
+            storage.remove_tree(this.work())
+            return False
+        started = time.time()
+        supervisor = Supervisor(this, config, due, options, progress)
+        try:
+            supervisor.run()
+        except BaseException:
+            progress.abandon()
+            raise
+        storage.remove_tree(this.work())
+        _write_facts(this, config, fresh, options, supervisor.facts, started)
+        return True
+    finally:
+        storage.remove_temporaries(directory)
+        lock.release()
+
+
+def local_options(beam_options: Sequence[str]) -> list[str]:
+    """Beam options with this machine's defaults: one process a core.
+
+    Raises:
+        Refused: threads were asked for; Beam's local runner was seen to lose data with them.
+    """
+    options = list(beam_options)
+    if any("multi_threading" in option for option in options):
+        raise Refused(
+            "--direct_running_mode=multi_threading: Beam's local runner was seen to lose data in this mode; "
+            "use multi_processing"
+        )
+    given = {option.split("=")[0] for option in options if option.startswith("--")}
+    if "--runner" in given and not any(name in " ".join(options) for name in ("DirectRunner", "FnApiRunner")):
+        return options
+    if "--direct_num_workers" not in given:
+        options.append(f"--direct_num_workers={os.cpu_count() or 1}")
+    if "--direct_running_mode" not in given:
+        _, parsed = runner_and_options(options)
+        workers = parsed.get_all_options()["direct_num_workers"]
+        options.append(f"--direct_running_mode={'in_memory' if workers == 1 else 'multi_processing'}")
+    return options
+
+
+def read_config(this: Run) -> Config:
+    """The config a directory's run was made with. Raises Refused when there is none."""
+    try:
+        text = storage.read_bytes(this.path(CONFIG))
+    except (FileNotFoundError, NotADirectoryError):
+        raise Refused(f"{this.directory}: no run here (it has no {CONFIG})") from None
+    return parse_config(yaml.safe_load(text), this.path(CONFIG))
+
+
+def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: Stage | None) -> None:
+    """Refuse a directory that holds something else, or another config or listing than this run's."""
+    if storage.size_of(this.path(CONFIG)) is None:
+        there = storage.names_in(this.directory) - {".lock", ".work"}
+        if {name for name in there if not name.startswith(storage.TEMPORARY)}:
+            raise Refused(
+                f"{this.directory}: holds files that are no run's ({min(there)}, …); give an empty or new --output"
+            )
+        return
+    old = read_config(this)
+    keys = changes.changed_keys(old, config)
+    lines = [f"  {key}: {a!r} -> {b!r}" for key, a, b in keys]
+    affected: list[Stage] = [changes.first_affected([key for key, _, _ in keys])] if keys else []
+    if storage.size_of(this.path(plan.PLAN)) is not None:
+        listing = plan.difference(plan.read_units(this), fresh.units)
+        if listing is not None:
+            lines.append(f"  the inputs: {listing}")
+            affected.append("ingest")
+    if not affected:
+        return
+    first = min(affected, key=STAGES.index)
+    if replace_from is not None and STAGES.index(replace_from) <= STAGES.index(first):
+        return
+    raise Refused(
+        f"{this.directory}: holds a run of another config or other inputs:\n" + "\n".join(lines) + "\n"
+        f"The first stage affected is {first}. Give another --output, or --replace-from {first} to make that stage and all "
+        f"after it again."
+    )
+
+
+def _prepare(this: Run, config: Config, fresh: plan.Plan, replace_from: Stage | None) -> None:
+    """Clear what is to be made again, and write the config and the plan."""
+    storage.remove_temporaries(this.directory, this.run_id)
+    for name in storage.names_in(this.work()):
+        if name.startswith(("sentence-", "traceback-")):
+            os.unlink(this.work(name))
+    if replace_from is not None:
+        storage.remove_tree(this.work())
+        for stage in STAGES[STAGES.index(replace_from) :]:
+            storage.remove_tree(this.path(FOLDERS[stage]))
+    this.commit_bytes(this.path(CONFIG), config.dump_yaml().encode())
+    plan.write_plan(this, fresh)
+
+
+def _write_facts(
+    this: Run, config: Config, fresh: plan.Plan, options: list[str], facts: dict[str, Any], started: float
+) -> None:
+    """run.json: what varies between runs that make the same bytes."""
+    content = {
+        "run_id": this.run_id,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 3),
+        "roots": fresh.roots,
+        "shuffle": config.shard.shuffle,
+        "beam_options": options,
+        "processors": os.cpu_count(),
+        **facts,
+    }
+    this.commit_bytes(this.path(RUN_FACTS), (json.dumps(content, indent=1) + "\n").encode())
+

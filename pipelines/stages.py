@@ -1,0 +1,173 @@
+"""What the stages share: the context they run in, receipts of finished units, and versions that shape bytes.
+
+A worker that finishes a unit leaves a *receipt* in the work folder: the files it committed with their sha256, its
+inputs and its counts. A unit with a receipt is not run again; the driver gathers the receipts into the stage's
+manifest, which is written last, and removes the work folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines import storage
+from pipelines.jobs import Run
+from pipelines.plan import Plan
+from schemas import manifest
+from schemas.arrow import parquet_writer
+from schemas.config import Config
+from schemas.errors import TokenmillError
+from schemas.manifest import File, Model, Stage, StageManifest, Unit
+
+MANIFEST = "manifest.json"
+FOLDERS: dict[Stage, str] = {
+    "ingest": "documents",
+    "dedup": "dedup",
+    "tokenizer": "tokenizer",
+    "tokenize": "tokens",
+    "shard": "shards",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage needs in the driver: the run, its config and plan, Beam's options, and where to say things.
+
+    say(event, **facts): tells the supervisor how far the run is.
+    """
+
+    run: Run
+    config: Config
+    plan: Plan
+    options: Sequence[str]
+    say: Callable[..., None]
+
+
+class Receipt(Model):
+    """What a finished task left: committed files, its unit's part of the manifest, and anything the driver needs."""
+
+    task: int
+    files: tuple[File, ...]
+    unit: Unit
+    facts: dict[str, Any] = {}
+
+
+def work_folder(stage: str, fingerprint: str) -> str:
+    """The work folder of a stage under one fingerprint; another fingerprint never sees its receipts."""
+    return f"{stage}-{fingerprint[:16]}"
+
+
+def receipt_path(run: Run, folder: str, task: int) -> str:
+    """Where a task's receipt lies."""
+    return run.work(folder, f"receipt-{task:07d}.json")
+
+
+def write_receipt(run: Run, folder: str, receipt: Receipt) -> None:
+    """Commit a receipt; the last thing a task does."""
+    run.commit_bytes(receipt_path(run, folder, receipt.task), manifest.dump(receipt))
+
+
+def unfinished(run: Run, folder: str, tasks: Iterable[int]) -> list[int]:
+    """The tasks that have no receipt yet."""
+    names = storage.names_in(run.work(folder))
+    return [task for task in tasks if f"receipt-{task:07d}.json" not in names]
+
+
+def read_receipts(run: Run, folder: str, tasks: Iterable[int]) -> list[Receipt]:
+    """The receipts of tasks, in task order."""
+    paths = [receipt_path(run, folder, task) for task in tasks]
+    with ThreadPoolExecutor(16) as pool:
+        return [
+            manifest.parse(Receipt, data, path)
+            for path, data in zip(paths, pool.map(storage.read_bytes, paths), strict=True)
+        ]
+
+
+def commit_table(run: Run, path: str, tables: Iterable[pa.Table], schema: pa.Schema) -> File:
+    """Commit a Parquet file; every table becomes one row group, and an empty file is a file."""
+    records = 0
+
+    def write(temporary: str) -> None:
+        nonlocal records
+        with parquet_writer(temporary, schema) as writer:
+            for table in tables:
+                if table.num_rows:
+                    writer.write_table(table)
+                    records += table.num_rows
+
+    written = run.commit(path, write)
+    return File(path=path.rsplit("/", 1)[1], records=records, bytes=written.bytes, sha256=written.sha256)
+
+
+def total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Counts added up, keys sorted."""
+    summed: Counter[str] = Counter()
+    for part in counts:
+        summed.update(part)
+    return dict(sorted(summed.items()))
+
+
+def read_manifest(run: Run, *parts: str) -> StageManifest | None:
+    """A stage's manifest, or None when the stage is not whole."""
+    path = run.path(*parts, MANIFEST)
+    try:
+        return manifest.parse(StageManifest, storage.read_bytes(path), path)
+    except FileNotFoundError:
+        return None
+
+
+def need_manifest(run: Run, *parts: str) -> StageManifest:
+    """A stage's manifest. Raises TokenmillError when the stage is not whole."""
+    found = read_manifest(run, *parts)
+    if found is None:
+        raise TokenmillError(f"{run.path(*parts)}: this stage is not finished; run it first")
+    return found
+
+
+def check_files(run: Run, *parts: str) -> StageManifest:
+    """A finished stage's manifest, after a look that its files are there and of the size it states.
+
+    Raises:
+        TokenmillError: a file is missing or of another size; names it.
+    """
+    found = need_manifest(run, *parts)
+    for file in found.files:
+        path = run.path(*parts, file.path)
+        size = storage.size_of(path)
+        if size != file.bytes:
+            state = "is missing" if size is None else f"has {size} bytes"
+            raise TokenmillError(
+                f"{path}: the manifest says {file.bytes} bytes, but the file {state}; "
+                f"make it again with --replace-from {found.stage}"
+            )
+    return found
+
+
+def check_sha256(path: str, expected: File, stage: Stage) -> None:
+    """Raise TokenmillError unless an input file is what its stage's manifest says."""
+    if storage.sha256_of(path) != expected.sha256:
+        raise TokenmillError(
+            f"{path}: differs from what its manifest says (sha256); make it again with --replace-from {stage}"
+        )
+
+
+def write_manifest(run: Run, whole: StageManifest, *parts: str) -> None:
+    """Commit a stage's manifest: from here on the stage is whole."""
+    run.commit_bytes(run.path(*parts, MANIFEST), manifest.dump(whole))
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions of packages whose output bytes depend on them."""
+    return {package: version(package) for package in sorted(packages)}
+
+
+def read_json(run: Run, *parts: str) -> Any:
+    """A small JSON file of the work folder."""
+    return json.loads(storage.read_bytes(run.work(*parts)))

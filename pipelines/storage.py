@@ -1,0 +1,210 @@
+"""Files of a run directory, local or on any filesystem Beam knows, and the one way a file becomes final.
+
+A local file is written under a temporary name that carries the run's id, flushed to disk, then renamed; on other
+filesystems (object stores) it is written locally and put once under its final name, because a rename there is a copy
+and a delete. Nothing is ever opened for writing under its final name, so a name that exists is a whole file.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from schemas.errors import TokenmillError
+
+TEMPORARY = ".tmp-"
+_counter = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A committed file: its size in bytes and its sha256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is on this machine's filesystem."""
+    return "://" not in path
+
+
+def join(directory: str, *parts: str) -> str:
+    """Join path parts with '/'."""
+    return "/".join((directory.rstrip("/"), *parts))
+
+
+def commit(
+    path: str, write: Callable[[str], None], run_id: str, guard: Callable[[], None] | None = None
+) -> Written:
+    """Write a file through `write(temporary_local_path)` and make it final.
+
+    `guard` is called right before the file becomes visible; it raises when this process may no longer write.
+
+    Raises:
+        TokenmillError: the disk is full, or the filesystem refuses.
+    """
+    try:
+        if is_local(path):
+            return _commit_local(path, write, run_id, guard)
+        return _commit_put(path, write, guard)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            raise TokenmillError(
+                f"{path}: the disk is full; free space and run the same command again, it goes on from what is done"
+            ) from None
+        raise TokenmillError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _commit_local(
+    path: str, write: Callable[[str], None], run_id: str, guard: Callable[[], None] | None
+) -> Written:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f"{TEMPORARY}{run_id}-{os.getpid()}-{next(_counter)}-{name}")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+        if guard is not None:
+            guard()
+        os.replace(temporary, path)
+        _sync_folder(folder)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return Written(size, digest)
+
+
+def _sync_folder(folder: str) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _commit_put(path: str, write: Callable[[str], None], guard: Callable[[], None] | None) -> Written:
+    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = os.path.join(folder, "file")
+        write(temporary)
+        with open(temporary, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+            file.seek(0)
+            if guard is not None:
+                guard()
+            with FileSystems.create(path, "application/octet-stream") as target:
+                shutil.copyfileobj(file, target, 1 << 20)
+    return Written(size, digest)
+
+
+def write_bytes(path: str, data: bytes, run_id: str, guard: Callable[[], None] | None = None) -> Written:
+    """Commit a file that holds `data`."""
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:
+            file.write(data)
+
+    return commit(path, write, run_id, guard)
+
+
+@contextmanager
+def open_read(path: str) -> Iterator[BinaryIO]:
+    """Open a file for reading; seekable."""
+    if is_local(path):
+        with open(path, "rb") as file:
+            yield file
+        return
+    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+
+    with FileSystems.open(path, "application/octet-stream") as remote:
+        yield remote
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole of a small file. Raises FileNotFoundError when it is absent."""
+    if not is_local(path) and size_of(path) is None:
+        raise FileNotFoundError(path)
+    with open_read(path) as file:
+        return file.read()
+
+
+def size_of(path: str) -> int | None:
+    """Size of a file in bytes, or None when there is none."""
+    if is_local(path):
+        try:
+            return os.stat(path).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    found = _match(path)
+    return found[0].size_in_bytes if found else None
+
+
+def sha256_of(path: str) -> str:
+    """The sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with open_read(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def names_in(folder: str) -> set[str]:
+    """Names of the files directly in a folder; empty when it does not exist."""
+    if is_local(folder):
+        try:
+            with os.scandir(folder) as entries:
+                return {entry.name for entry in entries}
+        except FileNotFoundError:
+            return set()
+    return {found.path.rsplit("/", 1)[1] for found in _match(join(folder, "*"))}
+
+
+def remove_tree(folder: str) -> None:
+    """Remove a folder and all in it; nothing happens when it does not exist."""
+    if is_local(folder):
+        shutil.rmtree(folder, ignore_errors=False) if os.path.isdir(folder) else None
+        return
+    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+
+    paths = [found.path for found in _match(join(folder, "**"))]
+    if paths:
+        FileSystems.delete(paths)
+
+
+def remove_temporaries(directory: str, keep_run: str | None = None) -> int:
+    """Remove temporary files that killed runs left in a local run directory; returns how many.
+
+    `keep_run`: the id of the run whose temporaries are in use.
+    """
+    if not is_local(directory):
+        return 0  # object stores have none: a put is all or nothing
+    removed = 0
+    pattern = os.path.join(glob.escape(directory), "**", TEMPORARY + "*")
+    for path in glob.glob(pattern, recursive=True, include_hidden=True):
+        if keep_run is None or not os.path.basename(path).startswith(f"{TEMPORARY}{keep_run}-"):
+            os.unlink(path)
+            removed += 1
+    return removed
+
+
+def _match(pattern: str) -> list[Any]:
+    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+
+    return list(FileSystems.match([pattern])[0].metadata_list)

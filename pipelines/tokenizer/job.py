@@ -1,0 +1,167 @@
+"""The tokenizer stage: a SentencePiece model trained on a mixture sample of the kept documents, or a given one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import stages, storage
+from pipelines.documents import kept_documents
+from pipelines.jobs import Each, Run, run_steps
+from pipelines.keys import document_keys
+from pipelines.plan import read_index
+from pipelines.stages import Context, Receipt
+from pipelines.tokenizer import Tokenizer, train
+from schemas import manifest
+from schemas.config import Config
+from schemas.errors import Refused
+from schemas.manifest import StageManifest, TokenizerInfo
+
+FORMAT = 1
+MODEL = "tokenizer.model"
+_SAMPLE = pa.schema([pa.field("text", pa.string(), nullable=False)])
+
+
+def fingerprint(config: Config, drops: str) -> str:
+    """Identifies the model: the given file's content, or what it is trained on and how."""
+    content: dict[str, object] = {"stage": "tokenizer", "format": FORMAT, "versions": stages.versions("sentencepiece")}
+    if config.tokenizer.model is not None:
+        content["model"] = hashlib.sha256(given_model(config.tokenizer.model)).hexdigest()
+    else:
+        content |= {
+            "drops": drops,
+            "vocab_size": config.tokenizer.vocab_size,
+            "sample_characters": config.tokenizer.sample_characters,
+            "weights": [(name, str(component.weight)) for name, component in config.components.items()],
+            "seed": config.seed,
+        }
+    return manifest.fingerprint(content)
+
+
+def given_model(path: str) -> bytes:
+    """The bytes of a given model. Raises Refused when there is none."""
+    try:
+        return storage.read_bytes(path)
+    except OSError as error:
+        raise Refused(f"tokenizer.model: {path}: cannot be read: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True)
+class SampleUnit:
+    """The task: documents of a unit, by ascending key, up to the unit's share of the sample."""
+
+    folder: str
+    seed: int
+    quota: dict[str, float]  # share of a component's characters that the sample takes
+
+    def __call__(self, run: Run, task: int) -> None:
+        """Write the unit's part of the sample."""
+        share = self.quota[read_index(run).unit(task).component]
+        chosen: list[str] = []
+        for table, _ in kept_documents(run, task, ["text", "hash", "characters"]):
+            budget = int(share * sum(table["characters"].to_pylist()))
+            order = np.argsort(document_keys(table["hash"], self.seed, "tokenizer sample"), kind="stable")
+            for row in order.tolist():
+                if budget <= 0:
+                    break
+                text = table["text"][row].as_py()[:budget]
+                budget -= len(text)
+                chosen.append(text)
+        path = run.work(self.folder, f"sample-{task:07d}.parquet")
+        file = stages.commit_table(run, path, [pa.table({"text": chosen}, schema=_SAMPLE)], _SAMPLE)
+        counts = {"documents": len(chosen), "characters": sum(map(len, chosen))}
+        unit = manifest.Unit(unit=task, counts=counts)
+        stages.write_receipt(run, self.folder, Receipt(task=task, files=(file,), unit=unit))
+
+
+@dataclass(frozen=True)
+class TrainModel:
+    """The task: one model from the sample, in the order of the units."""
+
+    folder: str
+    units: int
+    vocab_size: int
+
+    def __call__(self, run: Run, task: int) -> None:
+        """Train and commit the model."""
+        if storage.size_of(run.path("tokenizer", MODEL)) is None:
+            run.commit_bytes(run.path("tokenizer", MODEL), train(self._texts(run), self.vocab_size))
+
+    def _texts(self, run: Run) -> Iterator[str]:
+        for unit in range(self.units):
+            with storage.open_read(run.work(self.folder, f"sample-{unit:07d}.parquet")) as file:
+                yield from pq.read_table(file)["text"].to_pylist()
+
+
+
+def run(context: Context) -> None:
+    """Train the model, or copy the given one, and write the manifest."""
+    config, plan = context.config, context.plan
+    drops = {name: stages.need_manifest(context.run, "dedup", name).fingerprint for name in plan.by_component}
+    expected = fingerprint(config, next(iter(drops.values())))
+    done = stages.read_manifest(context.run, "tokenizer")
+    if done is not None and done.fingerprint == expected:
+        return
+    counts: dict[str, int] = {}
+    if config.tokenizer.model is not None:
+        context.run.commit_bytes(context.run.path("tokenizer", MODEL), given_model(config.tokenizer.model))
+    else:
+        counts = _train(context, expected)
+    model = storage.read_bytes(context.run.path("tokenizer", MODEL))
+    tokenizer = Tokenizer(model)
+    info = TokenizerInfo(
+        fingerprint=expected,
+        vocab_size=tokenizer.vocab_size,
+        begin=tokenizer.begin,
+        end=tokenizer.end,
+        pad=tokenizer.pad,
+        fim_begin=tokenizer.fim_begin,
+        fim_hole=tokenizer.fim_hole,
+        fim_end=tokenizer.fim_end,
+    )
+    whole = StageManifest(
+        stage="tokenizer",
+        fingerprint=expected,
+        inputs={} if config.tokenizer.model is not None else drops,
+        versions=stages.versions("sentencepiece"),
+        counts=counts,
+        files=(manifest.File(path=MODEL, records=tokenizer.vocab_size, bytes=len(model), sha256=hashlib.sha256(model).hexdigest()),),
+        details=info.model_dump(),
+    )
+    stages.write_manifest(context.run, whole, "tokenizer")
+
+
+def _train(context: Context, expected: str) -> dict[str, int]:
+    config, plan = context.config, context.plan
+    folder = stages.work_folder("tokenizer", expected)
+    units = range(len(plan.units))
+    context.say("stage", name="tokenizer", tasks=len(units), folders=[folder])
+    sample = SampleUnit(folder, config.seed, quotas(context))
+    todo = stages.unfinished(context.run, folder, units)
+    run_steps(
+        context.run,
+        [Each("sample", todo, sample), Each("train", [0], TrainModel(folder, len(units), config.tokenizer.vocab_size))],
+        context.options,
+    )
+    return stages.total(receipt.unit.counts for receipt in stages.read_receipts(context.run, folder, units))
+
+
+def quotas(context: Context) -> dict[str, float]:
+    """The share of each component's characters that the sample takes: by weight, bounded by the scarcest component."""
+    config = context.config
+    have = {name: stages.need_manifest(context.run, "documents", name).counts["characters"] for name in config.components}
+    weights = {name: float(component.weight) for name, component in config.components.items()}
+    whole = min([config.tokenizer.sample_characters, *(have[name] / weights[name] for name in weights)])
+    return {name: min(1.0, whole * weights[name] / max(have[name], 1)) for name in weights}
+
+
+@lru_cache(maxsize=1)
+def load_tokenizer(run: Run) -> Tokenizer:
+    """The run's tokenizer, loaded once a process."""
+    return Tokenizer(storage.read_bytes(run.path("tokenizer", MODEL)))

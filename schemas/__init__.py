@@ -1,0 +1,1 @@
+"""What crosses a boundary: configs, Arrow schemas, manifests, the record and the order."""
