@@ -143,9 +143,7 @@ def check_reading(order: Order, table: Table) -> None:
         parts = [order.host_positions(start, 100, batch, h, hosts)[0] for h in range(hosts)]
         together = np.sort(np.concatenate(parts, axis=1), axis=1)
         law(np.array_equal(together, everything), f"{hosts} hosts read the same batches as one")
-    table.add(
-        "host_positions: 100 batches of 960 over an epoch's end, by 1, 2, 16, 48 hosts", 4 * 100 * batch
-    )
+    table.add("host_positions: 100 batches of 960 over an epoch's end, by 1, 2, 16, 48 hosts", 4 * 100 * batch)
 
 
 def _distinct(values: IntArray) -> int:

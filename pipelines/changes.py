@@ -50,7 +50,7 @@ def changed_keys(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
         a, b = before.get(key), after.get(key)
         if a == b or any(re.fullmatch(pattern, key) for pattern in _INERT):
             continue
-        if key == "shard.sequence_lengths" and set(a) <= set(b):
+        if key == "shard.sequence_lengths" and set(a or ()) <= set(b or ()):
             continue
         found.append((key, a, b))
     if list(old.components) != list(new.components) and set(old.components) == set(new.components):

@@ -59,7 +59,10 @@ def _add_target(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG", help="a YAML file")
     command.add_argument("--output", required=True, metavar="DIR", help="the run directory: local, gs://, …")
     command.add_argument(
-        "--replace-from", choices=STAGES, metavar="STAGE", help="delete this stage's outputs and all later ones first"
+        "--replace-from",
+        choices=STAGES,
+        metavar="STAGE",
+        help="delete this stage's outputs and all later ones first",
     )
 
 

@@ -39,7 +39,9 @@ _BINARY_PROBE = 8000  # a NUL this early makes a file binary, as git has it
 
 def fingerprint(config: Config, component: str, plan_fingerprint: str) -> str:
     """Identifies a component's documents: what is read, how it is cleaned, measured and signed."""
-    sources = [source.model_dump(mode="json", exclude={"path", "priority"}) for source in config.components[component].sources]
+    sources = [
+        source.model_dump(mode="json", exclude={"path", "priority"}) for source in config.components[component].sources
+    ]
     bounds = {name: bound.model_dump() for name, bound in config.rule_bounds(component).items()}
     return manifest.fingerprint(
         {
@@ -131,7 +133,9 @@ class _Ingestion:
         receipt = Receipt(
             task=self._task,
             files=(documents, rejected),
-            unit=manifest.Unit(unit=self._unit.unit, inputs=tuple(self._inputs), counts=dict(sorted(self._counts.items()))),
+            unit=manifest.Unit(
+                unit=self._unit.unit, inputs=tuple(self._inputs), counts=dict(sorted(self._counts.items()))
+            ),
         )
         stages.write_receipt(self._run, self._work.folders[self._unit.component], receipt)
 
@@ -177,7 +181,9 @@ class _Ingestion:
                 return None
         text = self._clean(data)
         if not text:
-            self._rejects.append(Reject(document.source, document.offset, "empty", "no text after cleaning", sample(data)))
+            self._rejects.append(
+                Reject(document.source, document.offset, "empty", "no text after cleaning", sample(data))
+            )
             return None
         return text
 
@@ -255,7 +261,12 @@ def run(context: Context) -> None:
     due = [name for name in plan.by_component if not _is_done(context, name, prints[name])]
     folders = {name: stages.work_folder("ingest", prints[name]) for name in due}
     tasks = [task for name in due for task in stages.unfinished(context.run, folders[name], plan.by_component[name])]
-    context.say("stage", name="ingest", tasks=sum(len(plan.by_component[name]) for name in due), folders=list(folders.values()))
+    context.say(
+        "stage",
+        name="ingest",
+        tasks=sum(len(plan.by_component[name]) for name in due),
+        folders=list(folders.values()),
+    )
     if tasks:
         work = IngestUnit(config, folders)
         run_steps(context.run, [Each("ingest", tasks, work)], context.options)

@@ -16,7 +16,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -59,19 +59,13 @@ class Run:
         storage.write_bytes(self.work(f"{kind}-{self.run_id}-{os.getpid()}"), told.encode(), self.run_id)
 
 
-class Task(Protocol):
-    """A task's work; picklable. Commits its own outputs."""
-
-    def __call__(self, run: Run, task: int) -> None: ...
-
-
 @dataclass(frozen=True)
 class Each:
-    """A step whose tasks do not talk to each other."""
+    """A step whose tasks do not talk to each other; `work` is picklable and commits its own outputs."""
 
     name: str
     tasks: Sequence[int]
-    work: Task
+    work: Callable[[Run, int], None]
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,6 @@ class _Worker(beam.DoFn):
         self._run = run
         self._function = function
 
-
     def process(self, element: Any) -> Iterator[Any]:
         """Run the function on one element."""
         try:
@@ -137,7 +130,7 @@ class _Worker(beam.DoFn):
 class _Once:
     """Runs a task and yields one token."""
 
-    work: Task
+    work: Callable[[Run, int], None]
 
     def __call__(self, run: Run, task: int) -> Iterator[tuple[int, None]]:
         self.work(run, task)
@@ -231,7 +224,9 @@ def run_steps(run: Run, steps: Sequence[Step], options: Sequence[str]) -> None:
 
 def _append(run: Run, step: Step, after: Any) -> Any:
     if isinstance(step, Each):
-        return after | f"{step.name} tasks" >> _Tasks(step.tasks) | step.name >> beam.ParDo(_Worker(run, _Once(step.work)))
+        return (
+            after | f"{step.name} tasks" >> _Tasks(step.tasks) | step.name >> beam.ParDo(_Worker(run, _Once(step.work)))
+        )
     sources = after | f"{step.name} sources" >> _Tasks(range(step.sources))
     destinations = range(step.destinations)
     if step.mode == "files":

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import fasttext  # type: ignore[import-untyped]
+import fasttext
 from pygments.lexers import find_lexer_class, get_all_lexers
 
 from schemas.errors import TokenmillError

@@ -91,6 +91,11 @@ def check_owner(directory: str, run_id: str) -> None:
         raise TokenmillError(f"{directory}: run {run_id} no longer owns this directory ({holder} does); stopping")
 
 
+def owner_of(directory: str) -> dict[str, Any] | None:
+    """Who holds the lock of a directory (run_id, host, pid, heartbeat), or None."""
+    return _read(storage.join(directory, LOCK))
+
+
 def _read(path: str) -> dict[str, Any] | None:
     try:
         owner = json.loads(storage.read_bytes(path))

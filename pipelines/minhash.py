@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-from datasketch import MinHash  # type: ignore[import-untyped]
+from datasketch import MinHash
 from numpy.typing import NDArray
 
 from pipelines.text_table import TextTable
@@ -50,9 +50,7 @@ def shingle_hashes(table: TextTable, k: int) -> tuple[NDArray[np.uint32], NDArra
     return values, offsets
 
 
-def signatures(
-    shingles: NDArray[np.uint32], offsets: NDArray[np.int64], permutations: int = 256
-) -> NDArray[np.uint32]:
+def signatures(shingles: NDArray[np.uint32], offsets: NDArray[np.int64], permutations: int = 256) -> NDArray[np.uint32]:
     """uint32 [n, permutations]: MinHash signatures of n documents with shingles[offsets[i] : offsets[i + 1]].
 
     Equal to `datasketch.MinHash(num_perm=permutations)` (seed 1, affine32) fed with the same 32-bit hashes.

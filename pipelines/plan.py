@@ -128,7 +128,7 @@ def make_plan(config: Config) -> Plan:
         number = 0
         roots[name] = []
         for index, source in enumerate(component.sources):
-            root, entries, rejects = list_entries(source)
+            root, entries, rejects = list_entries(source.expanded())
             roots[name].append(root)
             cuts = plan_slices(source, root, entries, config.ingest.unit_bytes) or [[]]
             for cut in cuts:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 
+
 def end_group_when_input_closes() -> None:
     """Kill this process's whole group when standard input closes, as it does when the supervisor ends."""
 

@@ -71,5 +71,3 @@ class Progress:
 
     def _elapsed(self) -> str:
         return f"{time.monotonic() - self._began:.1f} s"
-
-

@@ -161,4 +161,3 @@ def _write_facts(
         **facts,
     }
     this.commit_bytes(this.path(RUN_FACTS), (json.dumps(content, indent=1) + "\n").encode())
-

@@ -43,9 +43,7 @@ def join(directory: str, *parts: str) -> str:
     return "/".join((directory.rstrip("/"), *parts))
 
 
-def commit(
-    path: str, write: Callable[[str], None], run_id: str, guard: Callable[[], None] | None = None
-) -> Written:
+def commit(path: str, write: Callable[[str], None], run_id: str, guard: Callable[[], None] | None = None) -> Written:
     """Write a file through `write(temporary_local_path)` and make it final.
 
     `guard` is called right before the file becomes visible; it raises when this process may no longer write.
@@ -65,9 +63,7 @@ def commit(
         raise TokenmillError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def _commit_local(
-    path: str, write: Callable[[str], None], run_id: str, guard: Callable[[], None] | None
-) -> Written:
+def _commit_local(path: str, write: Callable[[str], None], run_id: str, guard: Callable[[], None] | None) -> Written:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f"{TEMPORARY}{run_id}-{os.getpid()}-{next(_counter)}-{name}")

@@ -33,11 +33,18 @@ _POLL = 0.5
 class Supervisor:
     """Runs stages by attempts; `facts` collects what `run.json` reports."""
 
-    def __init__(self, run: Run, config: Config, stages: Sequence[str], options: Sequence[str], progress: Progress) -> None:
+    def __init__(
+        self, run: Run, config: Config, stages: Sequence[str], options: Sequence[str], progress: Progress
+    ) -> None:
         self._run, self._config, self._stages, self._options = run, config, list(stages), list(options)
         self._progress = progress
         self._folders: list[str] = []
-        self.facts: dict[str, Any] = {"stages": {}, "attempts": 0, "peak_worker_bytes": 0, "peak_driver_bytes": 0}
+        self.facts: dict[str, Any] = {
+            "stages": {},
+            "attempts": 0,
+            "peak_worker_bytes": 0,
+            "peak_driver_bytes": 0,
+        }
 
     def run(self) -> None:
         """Run until all stages are done.
@@ -129,7 +136,11 @@ class Supervisor:
 
     def _committed_ever(self) -> int:
         """How much work has been committed: receipts and work files of any stage, and finished stages."""
-        folders = [name for name in storage.names_in(self._run.work())] if storage.is_local(self._run.directory) else self._folders
+        folders = (
+            [name for name in storage.names_in(self._run.work())]
+            if storage.is_local(self._run.directory)
+            else self._folders
+        )
         files = sum(len(storage.names_in(self._run.work(folder))) for folder in folders if "." not in folder)
         return files + 1_000_000 * len(self.facts["stages"])
 

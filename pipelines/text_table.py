@@ -55,9 +55,7 @@ _M3: Final = np.uint64(0x94D049BB133111EB)
 _M4: Final = np.uint64(0xD6E8FEB86659FD93)
 _LOW_BYTES: Final = np.array([(1 << (8 * n)) - 1 for n in range(9)], dtype=np.uint64)
 
-_ASCII_WORD: Final = bytes(
-    _WORD if chr(i).isalnum() or i == 0x5F else _SEPARATOR for i in range(128)
-) + bytes(128)
+_ASCII_WORD: Final = bytes(_WORD if chr(i).isalnum() or i == 0x5F else _SEPARATOR for i in range(128)) + bytes(128)
 _ASCII_LETTER: Final = bytes(int(chr(i).isalpha()) for i in range(128)) + bytes(128)
 _CONTINUATION: Final = bytes(int(0x80 <= i < 0xC0) for i in range(256))
 
@@ -112,13 +110,14 @@ class TextTable:
         document_offsets = _offsets(sizes + 1)
         end = int(document_offsets[-1])
         data = np.frombuffer(raw, dtype=np.uint8)
-        classes = np.frombuffer(bytearray(raw.translate(_ASCII_WORD)), dtype=np.uint8)[:end]
+        classes = np.frombuffer(raw.translate(_ASCII_WORD), dtype=np.uint8)[:end]
         characters = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         leads = np.empty(0, dtype=np.int64)
         points = np.empty(0, dtype=np.int64)
         owns = np.empty(0, dtype=np.int64)
         if int(characters.sum()) != int(sizes.sum()):
             leads, points = _decode_non_ascii(data)
+            classes = classes.copy()
             owns = _classify(classes, leads, points)
         starts, lengths = _tokens(classes, bool(owns.size))
         return cls(
@@ -178,9 +177,7 @@ class TextTable:
         return np.fromiter(counted, dtype=np.int64, count=len(self))
 
 
-def span_hashes(
-    data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> NDArray[np.uint64]:
+def span_hashes(data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
     """uint64 [m]: hashes of the spans data[starts : starts + lengths], equal for equal bytes and well mixed.
 
     A span is cut into pieces of 8 bytes. The first is multiplied by an odd constant, each other goes
@@ -255,9 +252,7 @@ def _decode_non_ascii(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArr
     return leads, points
 
 
-def _classify(
-    classes: NDArray[np.uint8], leads: NDArray[np.int64], points: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _classify(classes: NDArray[np.uint8], leads: NDArray[np.int64], points: NDArray[np.int64]) -> NDArray[np.int64]:
     """Write the classes of the characters beyond ASCII; returns where tokens of one character start."""
     kinds = character_classes()[points] & 3
     classes[leads] = kinds
@@ -270,12 +265,15 @@ def _classify(
 
 def _tokens(classes: NDArray[np.uint8], any_own: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Starts and lengths in bytes of the tokens; the last byte always separates."""
+    if not any_own:
+        changes = np.empty(len(classes), dtype=np.bool_)
+        changes[:1] = classes[:1] != _SEPARATOR
+        np.not_equal(classes[1:], classes[:-1], out=changes[1:])
+        edges = np.flatnonzero(changes)
+        return edges[::2], edges[1::2] - edges[::2]
     before = np.empty_like(classes)
     before[:1] = _SEPARATOR
     before[1:] = classes[:-1]
-    if not any_own:
-        edges = np.flatnonzero(classes != before)
-        return edges[::2], edges[1::2] - edges[::2]
     starts = (classes == _OWN) | ((classes == _WORD) & ((before == _SEPARATOR) | (before == _OWN_REST)))
     ends = (before != _SEPARATOR) & (starts | (classes == _SEPARATOR))
     where = np.flatnonzero(starts)

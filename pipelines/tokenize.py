@@ -163,7 +163,12 @@ def run(context: Context) -> None:
     due = [name for name in prints if not _is_done(context, name, prints[name])]
     folders = {name: stages.work_folder(f"tokenize-{name}", prints[name]) for name in due}
     todo = [task for name in due for task in stages.unfinished(context.run, folders[name], plan.by_component[name])]
-    context.say("stage", name="tokenize", tasks=sum(len(plan.by_component[name]) for name in due), folders=list(folders.values()))
+    context.say(
+        "stage",
+        name="tokenize",
+        tasks=sum(len(plan.by_component[name]) for name in due),
+        folders=list(folders.values()),
+    )
     if todo:
         run_steps(context.run, [Each("tokenize", todo, TokenizeUnit(config, folders))], context.options)
     for name in due:

@@ -50,9 +50,7 @@ UNITS = pa.schema(
         pa.field(
             "slices",
             pa.list_(
-                pa.struct(
-                    [("path", pa.string()), ("size", pa.int64()), ("start", pa.int64()), ("stop", pa.int64())]
-                )
+                pa.struct([("path", pa.string()), ("size", pa.int64()), ("start", pa.int64()), ("stop", pa.int64())])
             ),
             nullable=False,
         ),

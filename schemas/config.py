@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import sysconfig
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +33,8 @@ class Strict(BaseModel):
 class Source(Strict):
     """One place documents come from.
 
-    path: a folder, file or glob; local, gs:// or any filesystem Beam knows. A leading ~ is expanded.
+    path: a folder, file or glob; local, gs:// or any filesystem Beam knows. It may begin with ~, {stdlib} (the running
+        Python's standard library) or {site_packages} (where its packages are installed).
     format: `files` (a document a file), `jsonl` (plain, .gz, .zst), `parquet`, `tar` (.gz, .zst; a document a member).
     include, exclude: for `files` and `tar`, glob patterns on the path below `path` (`**` crosses folders).
     text: for `jsonl` and `parquet`, the column that holds the text.
@@ -50,6 +53,14 @@ class Source(Strict):
     labels: dict[str, str] = Field(default_factory=dict)
     quality: str | None = None
     priority: int = 0
+
+    def expanded(self) -> Source:
+        """This source with `path` as it stands on this machine."""
+        places = {"{stdlib}": "stdlib", "{site_packages}": "purelib"}
+        for place, name in places.items():
+            if self.path.startswith(place):
+                return self.model_copy(update={"path": sysconfig.get_path(name) + self.path.removeprefix(place)})
+        return self.model_copy(update={"path": os.path.expanduser(self.path)})
 
     @model_validator(mode="after")
     def _columns_fit_the_format(self) -> Source:

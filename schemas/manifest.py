@@ -55,7 +55,7 @@ class Unit(Model):
 class StageManifest(Model):
     """Manifest of `documents/`, `dedup/`, `tokens/` (one a component) and `tokenizer/`."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     stage: Stage
     component: str | None = None
     fingerprint: str
@@ -147,7 +147,7 @@ class DocumentLaw(Model):
     """in = kept + sum(dropped) + sum(rejected), in documents."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-    into: int = Field(alias="in")
+    into: int = Field(validation_alias="in", serialization_alias="in")
     kept: int
     dropped: dict[str, int]
     rejected: dict[str, int]
@@ -182,7 +182,7 @@ class Conservation(Model):
 class ShardManifest(Model):
     """Manifest of one view, `shards/<sequence_length>/manifest.json`."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1] = 1
     stage: Literal["shard"] = "shard"
     fingerprint: str
     sequence_length: int

@@ -80,9 +80,7 @@ class Order:
 
     def __post_init__(self) -> None:
         if not len(self.weights) == len(self.available) == len(self.names) == len(set(self.names)):
-            raise ValueError(
-                "an order needs one weight, one count of sequences and one distinct name per component"
-            )
+            raise ValueError("an order needs one weight, one count of sequences and one distinct name per component")
         if min(self.lanes, self.groups, self.rows) < 1 or self.lanes * self.rows % self.tile:
             raise ValueError(
                 f"a group of {self.rows} rows and {self.lanes} lanes does not hold whole tiles of {self.tile}"
@@ -151,13 +149,9 @@ class Order:
     def sequence_at(self, n: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
         """(component, index of its sequence, repeat) of the record read at position n >= 0, in any epoch."""
         n = np.asarray(n, dtype=np.int64)
-        return (
-            self.sequence_of_slot(*self.locate(n)) if n.size and n.max() >= self.records else self._content(n)
-        )
+        return self.sequence_of_slot(*self.locate(n)) if n.size and n.max() >= self.records else self._content(n)
 
-    def sequence_of_slot(
-        self, shard: npt.ArrayLike, row: npt.ArrayLike
-    ) -> tuple[IntArray, IntArray, IntArray]:
+    def sequence_of_slot(self, shard: npt.ArrayLike, row: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
         """(component, index of its sequence, repeat) of what a row of a shard holds."""
         return self._content(self.position_of(shard, row))
 
@@ -261,9 +255,7 @@ class Order:
     def _row_key(self) -> np.uint64:
         return np.uint64(key64(f"tokenmill order {ORDER_VERSION} seed {self.seed} rows"))
 
-    def _group_and_first_row(
-        self, epoch: IntArray, lane: IntArray, step: IntArray
-    ) -> tuple[IntArray, IntArray]:
+    def _group_and_first_row(self, epoch: IntArray, lane: IntArray, step: IntArray) -> tuple[IntArray, IntArray]:
         """The group a lane reads at a group step of an epoch, and the row it starts at. All of one shape."""
         group, first = np.array(step), np.zeros(np.shape(step), dtype=np.int64)
         later = epoch > 0

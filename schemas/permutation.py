@@ -84,9 +84,7 @@ class Permutation:
         flat = np.broadcast_to(values, shape).reshape(-1).astype(np.uint64)
         one_tweak = tweaks.size == 1
         mixed = mix64(
-            (tweaks.reshape(-1) if one_tweak else np.broadcast_to(tweaks, shape).reshape(-1)).astype(
-                np.uint64
-            )
+            (tweaks.reshape(-1) if one_tweak else np.broadcast_to(tweaks, shape).reshape(-1)).astype(np.uint64)
         )
         for start in range(0, flat.size, _CHUNK):
             part = flat[start : start + _CHUNK]  # a view: results are written in place
@@ -113,9 +111,7 @@ class Permutation:
         high |= low
         return high
 
-    def _hash(
-        self, half: npt.NDArray[np.uint64], tweak: npt.NDArray[np.uint64], r: int
-    ) -> npt.NDArray[np.uint64]:
+    def _hash(self, half: npt.NDArray[np.uint64], tweak: npt.NDArray[np.uint64], r: int) -> npt.NDArray[np.uint64]:
         """64 bits of which the upper ones are good: two multiplications spread every input bit upwards."""
         x = half ^ tweak
         x += self._keys[r]

@@ -31,7 +31,7 @@ _FOOTER_BYTES = 4
 _FIELDS = (b"\x0a", b"\x0a", b"\x0a" + bytes([len(FEATURE)]) + FEATURE + b"\x12", b"\x0a", b"\x0a")
 
 
-class CorruptRecord(TokenmillError):  # noqa: N818 - reads as Refused does
+class CorruptRecord(TokenmillError):
     """Bytes that are no whole record: truncated, altered, or not of this format."""
 
 
@@ -128,9 +128,7 @@ def read_records(file: BinaryIO) -> Iterator[bytes]:
     while header := _read_fully(file, _HEADER_BYTES):
         where = f"{name}: record {index} at byte {offset}"
         if len(header) < _HEADER_BYTES:
-            raise CorruptRecord(
-                f"{where} is cut short: its header has {len(header)} of {_HEADER_BYTES} bytes"
-            )
+            raise CorruptRecord(f"{where} is cut short: its header has {len(header)} of {_HEADER_BYTES} bytes")
         if _masked_crc(header[:8]) != header[8:]:
             raise CorruptRecord(f"{where} has an altered header: the checksum of its length differs")
         (length,) = struct.unpack("<Q", header[:8])

@@ -1,8 +1,8 @@
 """The catalogue of quality rules: names, thresholds, sources. Formulas: docs/quality.md.
 
 A rule measures one number a document and rejects what lies below `min` or above `max`. The number is stored
-in the column of the rule's name, so that thresholds can be changed without measuring again; null means the
-rule does not apply to that document. Word rules never apply to scripts written without spaces.
+in the column of the rule's name, so that stricter thresholds can be tried without measuring again; null means
+that the rule does not apply to the document. Word rules never apply to scripts written without spaces.
 """
 
 from __future__ import annotations

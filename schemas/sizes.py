@@ -96,9 +96,7 @@ def plan_sizes(
         width = next(v for v in _divisors(lanes) if 8 * (tiles % (v // math.gcd(tile, v))) <= tiles)
         period = tile // math.gcd(tile, width)
         units = tiles // (width // math.gcd(tile, width))
-        units_in_group, groups = _cut(
-            units, shard_bytes, record_bytes * period, width // math.gcd(period, width)
-        )
+        units_in_group, groups = _cut(units, shard_bytes, record_bytes * period, width // math.gcd(period, width))
         rows = units_in_group * period
         counts = tuple(weight * (width * groups * rows // tile) for weight in weights)
     else:
@@ -125,9 +123,7 @@ def plan_sizes(
         period=period,
         counts=counts,
         used=used,
-        repeats=tuple(
-            -(-count // have) if have else 0 for count, have in zip(counts, available, strict=True)
-        ),
+        repeats=tuple(-(-count // have) if have else 0 for count, have in zip(counts, available, strict=True)),
         unused=tuple(have - taken for have, taken in zip(available, used, strict=True)),
     )
 

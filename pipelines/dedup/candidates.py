@@ -24,9 +24,7 @@ WINDOW = 256
 SKETCH_BITS = 64
 
 
-def band_records(
-    docs: npt.NDArray[np.uint64], signatures: npt.NDArray[np.uint32], bands: int
-) -> Records:
+def band_records(docs: npt.NDArray[np.uint64], signatures: npt.NDArray[np.uint32], bands: int) -> Records:
     """One BAND record a document and band, [documents x bands] in document order.
 
     docs: [n]; signatures: [n, permutations].

@@ -13,7 +13,6 @@ from pipelines.jobs import Each, run_steps
 from pipelines.plan import read_index
 from pipelines.stages import Context, Receipt
 from schemas import manifest
-from schemas.arrow import DROPS
 from schemas.config import Config
 from schemas.errors import TokenmillError
 from schemas.manifest import StageManifest

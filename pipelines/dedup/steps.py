@@ -1,15 +1,15 @@
 """The exchanges of deduplication, in order. Only ids, hashes, lengths and signatures travel, never text.
 
-    copies     unit -> hash range      exact groups; all but the best by priority are copies
-    told       hash range -> unit      a unit learns its copies, and the copies of its documents
-    candidates unit -> key range       LSH buckets become candidate edges
-    asked      key range -> unit       an edge goes to its larger end; the smaller end is asked for its signature
-    verified   unit -> unit            signatures arrive; edges below the threshold go
-    (clusters  connected components of what is left: `rounds` below, or one worker)
-    members    labels -> unit          a unit learns the clusters of its documents
-    decided    unit -> cluster range   survivors and drops of whole clusters
-    resolved   cluster range -> unit   drops come home; copies of a dropped document follow it
-    drops      unit -> unit            the drops file of each unit
+copies     unit -> hash range      exact groups; all but the best by priority are copies
+told       hash range -> unit      a unit learns its copies, and the copies of its documents
+candidates unit -> key range       LSH buckets become candidate edges
+asked      key range -> unit       an edge goes to its larger end; the smaller end is asked for its signature
+verified   unit -> unit            signatures arrive; edges below the threshold go
+(clusters  connected components of what is left: `rounds` below, or one worker)
+members    labels -> unit          a unit learns the clusters of its documents
+decided    unit -> cluster range   survivors and drops of whole clusters
+resolved   cluster range -> unit   drops come home; copies of a dropped document follow it
+drops      unit -> unit            the drops file of each unit
 """
 
 from __future__ import annotations
@@ -70,7 +70,14 @@ class Steps:
     ranges: int
     mode: str
 
-    def exchange(self, name: str, sources: int, destinations: int, emit: Callable[..., Emitted], receive: Callable[..., None]) -> Exchange:
+    def exchange(
+        self,
+        name: str,
+        sources: int,
+        destinations: int,
+        emit: Callable[..., Emitted],
+        receive: Callable[..., None],
+    ) -> Exchange:
         """An exchange whose destinations leave `<name>/<number>.npy`."""
         folder = f"{self.folder}/{name}"
         return Exchange(name, sources, destinations, emit, receive, folder, partial(self.file, name), self.mode)
@@ -114,7 +121,11 @@ class Steps:
 
     def receive_hashes(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
         """Copies of a hash range."""
-        save(run, self.file("copies", run, number), survivors.exact_copies(join(blocks, EXACT), self.config.keep))
+        save(
+            run,
+            self.file("copies", run, number),
+            survivors.exact_copies(join(blocks, EXACT), self.config.keep),
+        )
 
     def emit_copies(self, run: Run, number: int) -> Emitted:
         """Each copy to its own unit and to its survivor's."""
@@ -352,5 +363,3 @@ class Steps:
 def size_ranges(records: int, record_bytes: int) -> int:
     """How many ranges keep each near 32 MiB."""
     return max(1, -(-records * record_bytes // (32 << 20)))
-
-

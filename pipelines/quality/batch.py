@@ -73,18 +73,14 @@ class Batch:
         """The lines seen before; blank lines are left out of all counts."""
         lines = self.lines
         starts = lines.starts[lines.filled]
-        return self._copies(
-            starts, lines.ends[lines.filled], np.searchsorted(starts, self.table.document_offsets)
-        )
+        return self._copies(starts, lines.ends[lines.filled], np.searchsorted(starts, self.table.document_offsets))
 
     @cached_property
     def copied_paragraphs(self) -> Copies:
         """The paragraphs seen before."""
         return self._copies(*self.lines.paragraphs)
 
-    def _copies(
-        self, starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64]
-    ) -> Copies:
+    def _copies(self, starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64]) -> Copies:
         copies = np.flatnonzero(seen_before(span_hashes(self.table.data, starts, ends - starts), offsets))
         return Copies(copies, starts[copies], ends[copies], offsets)
 

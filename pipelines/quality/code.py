@@ -74,9 +74,7 @@ def _max_line_length_markup(batch: Batch) -> NDArray[np.float64]:
 
 def _comment_ratio(batch: Batch) -> NDArray[np.float64]:
     lines = batch.lines
-    comment = lines.start_with(_COMMENTS) | (
-        lines.start_with((_LONE_STAR,)) & (lines.ends - lines.first == 1)
-    )
+    comment = lines.start_with(_COMMENTS) | (lines.start_with((_LONE_STAR,)) & (lines.ends - lines.first == 1))
     comment |= np.repeat(~batch.language_in(_NO_HASH), lines.count) & lines.start_with(("#",))
     for marker, languages in _FURTHER_COMMENTS.items():
         written = batch.language_in(languages)

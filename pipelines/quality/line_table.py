@@ -64,11 +64,7 @@ class LineTable:
     def total(self, values: NDArray[np.bool_] | NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 [n]: sums of a value a line over each document."""
         # Every document has a line, so no segment is empty.
-        return (
-            np.add.reduceat(values, self.offsets[:-1], dtype=np.int64)
-            if len(self.table)
-            else np.empty(0, int)
-        )
+        return np.add.reduceat(values, self.offsets[:-1], dtype=np.int64) if len(self.table) else np.empty(0, int)
 
     def greatest(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """int64 [n]: the greatest value a line of each document."""
@@ -82,9 +78,7 @@ class LineTable:
         """bool [L]: lines that end in one of `suffixes` (up to 8 bytes)."""
         return self._match(suffixes, lambda size: np.maximum(self.ends - size, 0))
 
-    def _match(
-        self, affixes: Sequence[str], position: Callable[[int], NDArray[np.int64]]
-    ) -> NDArray[np.bool_]:
+    def _match(self, affixes: Sequence[str], position: Callable[[int], NDArray[np.int64]]) -> NDArray[np.bool_]:
         """Lines that hold one of `affixes` at `position` (of its size in bytes)."""
         data = self.table.data
         words = np.ndarray((len(data) - 7,), dtype="<u8", buffer=data, strides=(1,))
@@ -113,9 +107,7 @@ class LineTable:
         return starts, self.ends[closes], np.searchsorted(starts, self.table.document_offsets)
 
 
-def _first_non_white(
-    data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _first_non_white(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where each line's white space at its start ends."""
     first = starts.copy()
     indented = np.flatnonzero(_WHITE[data[first]])

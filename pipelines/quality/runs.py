@@ -3,7 +3,7 @@
 A base64 run is 64 or more of A-Z a-z 0-9 + / = and newline. A run of bytes is 8 or more consecutive tokens
 that are two hexadecimal digits, bare or after 0x or \\x; a run of escapes is 8 or more consecutive \\uXXXX;
 nothing but commas, white space and backslashes may stand between. Such a run reaches from its first token to
-the end of its last. StarCoder2 (arXiv 2402.19173, section 2.1) uses regular expressions; these run over tables.
+the end of its last. (StarCoder2, arXiv 2402.19173, section 2.1, with regular expressions.)
 """
 
 from __future__ import annotations

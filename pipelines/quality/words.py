@@ -88,9 +88,7 @@ def _ellipsis_ratio(batch: Batch) -> NDArray[np.float64]:
     table = batch.table
     dots = table.data[: len(table.classes)] == ord(".")
     # The third, sixth, ... dot of a run: runs are few once pairs are asked for.
-    triple = (
-        np.flatnonzero(dots[:-2] & dots[1:-1] & dots[2:]) if len(dots) > 2 else np.empty(0, dtype=np.int64)
-    )
+    triple = np.flatnonzero(dots[:-2] & dots[1:-1] & dots[2:]) if len(dots) > 2 else np.empty(0, dtype=np.int64)
     new_run = np.ones(len(triple), dtype=np.bool_)
     new_run[1:] = np.diff(triple) != 1
     place = np.arange(len(triple)) - np.maximum.accumulate(np.where(new_run, np.arange(len(triple)), 0))

@@ -107,7 +107,12 @@ class _View:
         packed = stages.read_receipts(self._run, self._layouts, self._units)
         mix = self._mix(packed)
         writer = ShardWriter(
-            self._folder, self._layouts, view_folder(self._length), self._length + 1, self._dtype, self._tokenizer.pad
+            self._folder,
+            self._layouts,
+            view_folder(self._length),
+            self._length + 1,
+            self._dtype,
+            self._tokenizer.pad,
         )
         shards = mix.shards()
         self._context.say("stage", name=f"shard {self._length}", tasks=len(shards), folders=[self._folder])
@@ -143,7 +148,9 @@ class _View:
         totals: dict[str, dict[str, int]] = {"train": {}, "validation": {}}
         for split in first:
             for name in names:
-                counts = [packed[task].unit.counts[f"{split}_sequences"] for task in self._context.plan.by_component[name]]
+                counts = [
+                    packed[task].unit.counts[f"{split}_sequences"] for task in self._context.plan.by_component[name]
+                ]
                 first[split][name] = [0, *itertools.accumulate(counts)][:-1]
                 totals[split][name] = sum(counts)
         for name in names:
@@ -164,12 +171,22 @@ class _View:
             shard_bytes=self._config.shard.shard_bytes,
             names=names,
         )
-        order = Order(self._config.seed, sizes.lanes, sizes.groups, sizes.rows, sizes.weights, tuple(available), tuple(names))
+        order = Order(
+            self._config.seed,
+            sizes.lanes,
+            sizes.groups,
+            sizes.rows,
+            sizes.weights,
+            tuple(available),
+            tuple(names),
+        )
         a_shard = max(1, self._config.shard.shard_bytes // record_bytes)
         rows = {name: _cut(totals["validation"][name], a_shard) for name in names}
         mix = Mix(order, first, [component.max_repeats for component in components], rows)
         content = {
-            "order": {key: asdict(order)[key] for key in ("seed", "lanes", "groups", "rows", "weights", "available", "names")},
+            "order": {
+                key: asdict(order)[key] for key in ("seed", "lanes", "groups", "rows", "weights", "available", "names")
+            },
             "first": mix.first,
             "max_repeats": mix.max_repeats,
             "validation_rows": mix.validation_rows,
@@ -224,7 +241,11 @@ class _View:
             components=components,
             splits=Splits(
                 train=TrainSplit(
-                    lanes=order.lanes, groups=order.groups, rows=order.rows, records=order.records, files=tuple(train)
+                    lanes=order.lanes,
+                    groups=order.groups,
+                    rows=order.rows,
+                    records=order.records,
+                    files=tuple(train),
                 ),
                 validation=validation,
             ),
@@ -247,7 +268,9 @@ class _View:
             for unit, receipt in zip(self._context.plan.units, packed, strict=True)
         ]
         path = self._run.path(view_folder(self._length), "units.parquet")
-        file: File = stages.commit_table(self._run, path, [pa.Table.from_pylist(rows, schema=PACKED_UNITS)], PACKED_UNITS)
+        file: File = stages.commit_table(
+            self._run, path, [pa.Table.from_pylist(rows, schema=PACKED_UNITS)], PACKED_UNITS
+        )
         return UnitsFile(path=file.path, sha256=file.sha256)
 
     def _conservation(self, counts: dict[str, int]) -> Conservation:

@@ -46,7 +46,11 @@ class PackUnit:
             rows = rows[np.argsort(keys[rows], kind="stable")]
             layout = pack(lengths[rows], self.capacity, self.method)
             pieces = np.empty(len(layout.sequence), PIECE)
-            pieces["sequence"], pieces["start"], pieces["length"] = layout.sequence, layout.start, layout.length
+            pieces["sequence"], pieces["start"], pieces["length"] = (
+                layout.sequence,
+                layout.start,
+                layout.length,
+            )
             pieces["row"] = rows[layout.document]
             save(run, layout_path(run, self.folder, split, task), pieces)
             counts[f"{split}_sequences"] = layout.sequences
@@ -89,5 +93,3 @@ def fill(
         matrix[sequence, at[sequence] : at[sequence] + length] = tokens[begin : begin + length]
         at[sequence] += length
     return matrix
-
-

@@ -153,7 +153,9 @@ class ShardWriter:
             matrix[slot["row"]] = rows
             spans.append(span)
         if (slots < 0).any():
-            raise TokenmillError(f"{name}: row {int(np.argmin(slots))} got no sequence; this is a defect, please report it")
+            raise TokenmillError(
+                f"{name}: row {int(np.argmin(slots))} got no sequence; this is a defect, please report it"
+            )
         pieces = np.concatenate(spans)
         pieces = pieces[np.argsort(pieces["row"], kind="stable")]
         written = run.commit(run.path(self.view, name), lambda path: _write_records(path, matrix))

@@ -44,9 +44,7 @@ __all__ = [
 _READERS = {"files": read_files, "jsonl": read_jsonl, "parquet": read_parquet, "tar": read_tar}
 
 
-def read_slices(
-    source: Source, root: str, slices: Sequence[Slice]
-) -> Iterator[RawDocument | Reject | InputRead]:
+def read_slices(source: Source, root: str, slices: Sequence[Slice]) -> Iterator[RawDocument | Reject | InputRead]:
     """The documents of the slices in order, with rejects where they occur and one InputRead after each slice.
 
     A local input the operating system does not give is a reject `unreadable`, without an InputRead. Raises

@@ -11,14 +11,14 @@ MAX_DOCUMENT_BYTES = 1 << 30
 """A longer line, file or archive member is rejected unread: one document is held whole in memory."""
 
 
-class SourceChanged(TokenmillError):  # noqa: N818 - the event is the name, as in `Refused`
+class SourceChanged(TokenmillError):
     """An input is not what the listing saw, so units planned from the listing no longer describe it."""
 
     def __init__(self, path: str, found: str):
         super().__init__(f"{path}: {found}; the listing no longer holds, so run into a fresh --output")
 
 
-class SourceUnreachable(TokenmillError):  # noqa: N818
+class SourceUnreachable(TokenmillError):
     """A remote input could not be read. No reject: a network failure must not decide what a corpus holds."""
 
 

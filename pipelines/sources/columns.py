@@ -18,9 +18,7 @@ def needed(source: Source) -> list[str]:
     return list(dict.fromkeys([source.text, *source.metadata, *([source.quality] if source.quality else [])]))
 
 
-def document(
-    source: Source, place: str, offset: int, row: Mapping[str, object], head: bytes
-) -> RawDocument | Reject:
+def document(source: Source, place: str, offset: int, row: Mapping[str, object], head: bytes) -> RawDocument | Reject:
     """The document of one row, or why it is none. head: the row's first bytes as stored, where there are any.
 
     Text is a string, or bytes still to be decoded. Metadata values that are no strings are written as JSON
@@ -37,18 +35,12 @@ def document(
         value = row.get(name)
         if value is not None:
             metadata[name] = _as_text(value)
-    return RawDocument(
-        place, offset, text, metadata, _number(row.get(source.quality)) if source.quality else None
-    )
+    return RawDocument(place, offset, text, metadata, _number(row.get(source.quality)) if source.quality else None)
 
 
 def _as_text(value: object) -> str:
     """A metadata value as text that any table can hold (lone surrogates are backslash-escaped)."""
-    text = (
-        value
-        if isinstance(value, str)
-        else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
-    )
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 

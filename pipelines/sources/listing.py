@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from schemas.config import Source
 
 SUFFIXES = {
-    "jsonl": tuple(
-        stem + packed for stem in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst")
-    ),
+    "jsonl": tuple(stem + packed for stem in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst")),
     "parquet": (".parquet",),
     "tar": (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tzst"),
 }
@@ -62,13 +60,9 @@ def _nothing(source: Source, rejects: Sequence[Reject]) -> str:
         first = rejects[0]
         return f"nothing readable is here ({len(rejects)} passed over; {first.source}: {first.detail})"
     if source.format == "files":
-        return (
-            f"no file matches; check path, include {list(source.include)} and exclude {list(source.exclude)}"
-        )
+        return f"no file matches; check path, include {list(source.include)} and exclude {list(source.exclude)}"
     wanted = ", ".join(SUFFIXES[source.format])
-    return (
-        f"no file matches; a folder gives its {wanted} files, other names need a glob such as folder/**/*.dat"
-    )
+    return f"no file matches; a folder gives its {wanted} files, other names need a glob such as folder/**/*.dat"
 
 
 def _selection(source: Source, pattern: str) -> Callable[[str], bool]:
@@ -105,9 +99,7 @@ def _local(source: Source) -> tuple[str, list[Entry], list[Reject]]:
     return root, [e for e in found if isinstance(e, Entry)], [r for r in found if isinstance(r, Reject)]
 
 
-def _walk(
-    root: bytes, selected: Callable[[str], bool], may_hold: Callable[[str], bool]
-) -> Iterator[Entry | Reject]:
+def _walk(root: bytes, selected: Callable[[str], bool], may_hold: Callable[[str], bool]) -> Iterator[Entry | Reject]:
     """Everything selected below a local folder, in no particular order."""
     inside = os.path.realpath(root).rstrip(b"/") + b"/"
     waiting = [b""]

@@ -33,9 +33,7 @@ class _Group:
     chunks: tuple[tuple[int, int], ...]
 
 
-def split_parquet(
-    source: Source, root: str, path: str, size: int, unit_bytes: int
-) -> list[tuple[Slice, int]]:
+def split_parquet(source: Source, root: str, path: str, size: int, unit_bytes: int) -> list[tuple[Slice, int]]:
     """Runs of row groups, each with its compressed bytes in the columns read, near `unit_bytes`.
 
     An unreadable footer gives the slice 0..-1, whose reading says why.
@@ -110,9 +108,7 @@ def _read_group(
     row, end = group.row, group.row + group.rows
     average = max(1, group.bytes // max(1, group.rows))
     size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // average))
-    batches = table.iter_batches(
-        batch_size=size, row_groups=[group.index], columns=columns, use_threads=False
-    )
+    batches = table.iter_batches(batch_size=size, row_groups=[group.index], columns=columns, use_threads=False)
     while True:
         try:
             batch = next(batches, None)

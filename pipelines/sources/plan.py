@@ -30,9 +30,7 @@ def plan_slices(source: Source, root: str, entries: Sequence[Entry], unit_bytes:
             runs = pool.map(lambda e: split_parquet(source, root, e.path, e.size, unit_bytes), entries)
             return _gather(chain.from_iterable(runs), unit_bytes)
     if source.format == "jsonl":
-        slices: Iterable[Slice] = chain.from_iterable(
-            split_jsonl(e.path, e.size, unit_bytes) for e in entries
-        )
+        slices: Iterable[Slice] = chain.from_iterable(split_jsonl(e.path, e.size, unit_bytes) for e in entries)
     else:
         slices = (Slice(e.path, e.size, 0, e.size) for e in entries)
     return _gather(((slice_, slice_.stop - slice_.start) for slice_ in slices), unit_bytes)

@@ -23,7 +23,7 @@ BLOCK = 1 << 20
 _HEAD = 1024
 
 
-class Damaged(Exception):  # noqa: N818 - what the data is
+class Damaged(Exception):
     """Data that gives no document, and why. Becomes a Reject."""
 
     def __init__(self, reason: str, detail: str):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import sentencepiece
 
 from pipelines.tokenizer.model_proto import Settings, read_settings
@@ -177,9 +177,9 @@ class Tokenizer:
         starts = [word_starts(data, self._joined) for _, data in block]
         offsets = np.cumsum([0] + [len(data) for _, data in block])
         buffer = b"".join(data for _, data in block)
-        bounds = np.concatenate(
-            [*(s + o for s, o in zip(starts, offsets, strict=False)), offsets[-1:]]
-        ).astype(np.int32)
+        bounds = np.concatenate([*(s + o for s, o in zip(starts, offsets, strict=False)), offsets[-1:]]).astype(
+            np.int32
+        )
         words = pa.Array.from_buffers(
             pa.binary(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(buffer)]
         ).dictionary_encode()

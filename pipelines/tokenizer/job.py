@@ -30,7 +30,11 @@ _SAMPLE = pa.schema([pa.field("text", pa.string(), nullable=False)])
 
 def fingerprint(config: Config, drops: str) -> str:
     """Identifies the model: the given file's content, or what it is trained on and how."""
-    content: dict[str, object] = {"stage": "tokenizer", "format": FORMAT, "versions": stages.versions("sentencepiece")}
+    content: dict[str, object] = {
+        "stage": "tokenizer",
+        "format": FORMAT,
+        "versions": stages.versions("sentencepiece"),
+    }
     if config.tokenizer.model is not None:
         content["model"] = hashlib.sha256(given_model(config.tokenizer.model)).hexdigest()
     else:
@@ -99,7 +103,6 @@ class TrainModel:
                 yield from pq.read_table(file)["text"].to_pylist()
 
 
-
 def run(context: Context) -> None:
     """Train the model, or copy the given one, and write the manifest."""
     config, plan = context.config, context.plan
@@ -131,7 +134,14 @@ def run(context: Context) -> None:
         inputs={} if config.tokenizer.model is not None else drops,
         versions=stages.versions("sentencepiece"),
         counts=counts,
-        files=(manifest.File(path=MODEL, records=tokenizer.vocab_size, bytes=len(model), sha256=hashlib.sha256(model).hexdigest()),),
+        files=(
+            manifest.File(
+                path=MODEL,
+                records=tokenizer.vocab_size,
+                bytes=len(model),
+                sha256=hashlib.sha256(model).hexdigest(),
+            ),
+        ),
         details=info.model_dump(),
     )
     stages.write_manifest(context.run, whole, "tokenizer")
@@ -146,7 +156,10 @@ def _train(context: Context, expected: str) -> dict[str, int]:
     todo = stages.unfinished(context.run, folder, units)
     run_steps(
         context.run,
-        [Each("sample", todo, sample), Each("train", [0], TrainModel(folder, len(units), config.tokenizer.vocab_size))],
+        [
+            Each("sample", todo, sample),
+            Each("train", [0], TrainModel(folder, len(units), config.tokenizer.vocab_size)),
+        ],
         context.options,
     )
     return stages.total(receipt.unit.counts for receipt in stages.read_receipts(context.run, folder, units))
@@ -155,7 +168,9 @@ def _train(context: Context, expected: str) -> dict[str, int]:
 def quotas(context: Context) -> dict[str, float]:
     """The share of each component's characters that the sample takes: by weight, bounded by the scarcest component."""
     config = context.config
-    have = {name: stages.need_manifest(context.run, "documents", name).counts["characters"] for name in config.components}
+    have = {
+        name: stages.need_manifest(context.run, "documents", name).counts["characters"] for name in config.components
+    }
     weights = {name: float(component.weight) for name, component in config.components.items()}
     whole = min([config.tokenizer.sample_characters, *(have[name] / weights[name] for name in weights)])
     return {name: min(1.0, whole * weights[name] / max(have[name], 1)) for name in weights}

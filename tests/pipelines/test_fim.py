@@ -15,9 +15,7 @@ from schemas.errors import TokenmillError
 FRAGMENTS = ["<|fim_hole|>", "<s>", "\u2581", " ", "\r\n", "é", "👍"]
 
 keys = st.integers(0, 2**64 - 1)
-texts = st.lists(st.sampled_from(["<|fim_hole|>", "<s>", "\u2581", " ", "\r\n", "é", "👍"]) | st.text()).map(
-    "".join
-)
+texts = st.lists(st.sampled_from(["<|fim_hole|>", "<s>", "\u2581", " ", "\r\n", "é", "👍"]) | st.text()).map("".join)
 
 
 @functools.cache

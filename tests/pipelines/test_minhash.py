@@ -75,9 +75,7 @@ def test_order_matters_and_case_matters():
 @pytest.mark.parametrize("common", [50, 80, 90, 95])
 def test_the_estimate_is_near_the_exact_value(common):
     rng = np.random.default_rng(common)
-    shared, a, b = (
-        rng.integers(0, 2**32, n * 50, dtype=np.uint32) for n in (common, 100 - common, 100 - common)
-    )
+    shared, a, b = (rng.integers(0, 2**32, n * 50, dtype=np.uint32) for n in (common, 100 - common, 100 - common))
     first, second = np.concatenate([shared, a]), np.concatenate([b, shared])
     exact = exact_jaccard(first, second)
     assert exact == pytest.approx(common / (200 - common), abs=0.01)

@@ -135,8 +135,6 @@ def test_no_documents_make_no_sequences(method: str) -> None:
         ([3], 10, "first_fit", "best_fit or concat, not 'first_fit'"),
     ],
 )
-def test_what_cannot_be_packed_is_an_error(
-    lengths: list[int], capacity: int, method: str, sentence: str
-) -> None:
+def test_what_cannot_be_packed_is_an_error(lengths: list[int], capacity: int, method: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         pack(lengths, capacity, method)

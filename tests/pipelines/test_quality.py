@@ -1,6 +1,7 @@
 import re
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,14 +206,10 @@ def loop_ngrams(words, n):
 @given(st.lists(st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=40), max_size=5))
 def test_ngrams_are_those_of_a_loop(documents):
     table = TextTable.from_texts([" ".join(words) for words in documents])
-    found = ngram_characters(
-        table.token_hashes, table.token_characters, table.token_offsets, (2, 3, 4), (2, 5, 7)
-    )
+    found = ngram_characters(table.token_hashes, table.token_characters, table.token_offsets, (2, 3, 4), (2, 5, 7))
     for i, words in enumerate(documents):
         assert [int(found.top[n][i]) for n in (2, 3, 4)] == [loop_ngrams(words, n)[0] for n in (2, 3, 4)]
-        assert [int(found.duplicate[n][i]) for n in (2, 5, 7)] == [
-            loop_ngrams(words, n)[1] for n in (2, 5, 7)
-        ]
+        assert [int(found.duplicate[n][i]) for n in (2, 5, 7)] == [loop_ngrams(words, n)[1] for n in (2, 5, 7)]
 
 
 @given(st.lists(st.lists(st.integers(0, 6), max_size=30), max_size=6))
@@ -247,13 +244,9 @@ def test_weird_text_has_values_and_does_not_touch_its_neighbours(kind):
     alone = measure(TextTable.from_texts([plain]), [plain], kind, [language], [""], rules)
     for name in rules:
         if name != "text_file_name":
-            assert np.array_equal(
-                together[name][::2], np.repeat(alone[name], len(WEIRD) + 1), equal_nan=True
-            ), name
+            assert np.array_equal(together[name][::2], np.repeat(alone[name], len(WEIRD) + 1), equal_nan=True), name
         assert not np.isinf(together[name]).any()
-    assert all(
-        len(column) == 0 for column in measure(TextTable.from_texts([]), [], kind, [], [], rules).values()
-    )
+    assert all(len(column) == 0 for column in measure(TextTable.from_texts([]), [], kind, [], [], rules).values())
 
 
 @settings(max_examples=40, deadline=None)
@@ -308,3 +301,20 @@ def test_sound_texts_pass_the_default_rules():
         rules = {n: (r.min, r.max) for n, r in RULES.items() if kind in r.kinds and r.default}
         found = measure(TextTable.from_texts([text]), [text], kind, [language], ["x.py"], rules)
         assert first_failures(found, rules) == [None]
+
+
+def test_the_documented_table_is_the_catalogue():
+    page = (Path(__file__).parents[2] / "docs" / "quality.md").read_text("utf-8")
+    rows = [row.strip("|").split("|") for row in page.splitlines() if row.startswith("| `")]
+    documented = {
+        cells[0].strip(" `"): (
+            [float(n) for n in re.findall(r"[\d.]+", cells[2])],
+            cells[3].strip(),
+            cells[4].strip(),
+        )
+        for cells in rows
+    }
+    assert list(documented) == list(RULES)
+    for name, rule in RULES.items():
+        bounds = [bound for bound in (rule.min, rule.max) if bound is not None]
+        assert documented[name] == (bounds, "yes" if rule.default else "no", rule.source)

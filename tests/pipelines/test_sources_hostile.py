@@ -47,9 +47,7 @@ _CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 
 @pytest.mark.parametrize("name", INPUTS)
 @given(changes=_CHANGES, cut=st.one_of(st.just(1.0), st.floats(0, 1)))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-def test_altered_bytes_never_raise(
-    tmp_path: Path, name: str, changes: list[tuple[float, int]], cut: float
-) -> None:
+def test_altered_bytes_never_raise(tmp_path: Path, name: str, changes: list[tuple[float, int]], cut: float) -> None:
     data = bytearray(INPUTS[name])
     for place, value in changes:
         data[int(place * len(data))] = value

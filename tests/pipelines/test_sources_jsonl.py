@@ -43,9 +43,7 @@ _LINES = st.lists(
 
 @settings(deadline=None)
 @given(lines=_LINES, newline_at_end=st.booleans(), unit_bytes=st.integers(1, 700), block=st.integers(1, 64))
-def test_any_split_gives_the_same(
-    lines: list[bytes], newline_at_end: bool, unit_bytes: int, block: int
-) -> None:
+def test_any_split_gives_the_same(lines: list[bytes], newline_at_end: bool, unit_bytes: int, block: int) -> None:
     data = b"\n".join(lines) + (b"\n" if newline_at_end else b"")
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         (Path(folder) / "x.jsonl").write_bytes(data)
@@ -96,9 +94,7 @@ def test_compressed_in_any_number_of_members(tmp_path: Path, kind: str, cuts: li
 
 
 @pytest.mark.parametrize("kind", PACKERS)
-@pytest.mark.parametrize(
-    "damage", ["cut", "cut in the second member", "garbage at the end", "empty", "altered"]
-)
+@pytest.mark.parametrize("damage", ["cut", "cut in the second member", "garbage at the end", "empty", "altered"])
 def test_damaged_compression(tmp_path: Path, kind: str, damage: str) -> None:
     pack = PACKERS[kind]
     packed = pack(PLAIN)

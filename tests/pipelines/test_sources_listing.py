@@ -142,9 +142,7 @@ def test_a_malformed_glob_is_refused(tmp_path: Path, glob: str) -> None:
 
 
 _PARTS = st.lists(st.text("ab.", min_size=1, max_size=3), min_size=1, max_size=4)
-_GLOBS = st.lists(
-    st.sampled_from(["a", "b", "*", "?", "**", "a*", "*b", "[ab]", "[!a]"]), min_size=1, max_size=4
-)
+_GLOBS = st.lists(st.sampled_from(["a", "b", "*", "?", "**", "a*", "*b", "[ab]", "[!a]"]), min_size=1, max_size=4)
 
 
 def _matches(parts: list[str], globs: list[str]) -> bool:

@@ -28,9 +28,7 @@ def test_rows_with_metadata_and_quality(tmp_path: Path) -> None:
         "unread": [b"\xff"] * 3,
     }
     write(tmp_path / "x.parquet", columns)
-    source = Source(
-        path=str(tmp_path), format="parquet", text="body", metadata=("extra", "absent"), quality="stars"
-    )
+    source = Source(path=str(tmp_path), format="parquet", text="body", metadata=("extra", "absent"), quality="stars")
     items = read_all(source)
     assert [(d.source, d.offset, d.data, d.metadata, d.quality) for d in documents(items)] == [
         ("x.parquet#0", 0, "a", {"extra": '{"k": [1]}'}, 5.0),
@@ -40,9 +38,7 @@ def test_rows_with_metadata_and_quality(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("unit_bytes", "expected_units"), [(1024, 12), (20_000, 3), (1 << 30, 1)])
-def test_row_groups_make_units_and_rows_keep_their_number(
-    tmp_path: Path, unit_bytes: int, expected_units: int
-) -> None:
+def test_row_groups_make_units_and_rows_keep_their_number(tmp_path: Path, unit_bytes: int, expected_units: int) -> None:
     write(tmp_path / "a.parquet", {"text": TEXTS}, compression="zstd")
     write(tmp_path / "b.parquet", {"text": TEXTS[:50]})
     write(tmp_path / "c.parquet", {"text": pa.array([], pa.string())})
@@ -78,9 +74,7 @@ def test_kinds_of_text_columns(tmp_path: Path) -> None:
 
 
 def test_undecodable_strings_cost_their_rows_alone(tmp_path: Path) -> None:
-    bad = pa.Array.from_buffers(
-        pa.string(), 3, pa.array([b"one", b"t\xffo", b"three"], pa.binary()).buffers()
-    )
+    bad = pa.Array.from_buffers(pa.string(), 3, pa.array([b"one", b"t\xffo", b"three"], pa.binary()).buffers())
     write(tmp_path / "x.parquet", {"text": bad, "m": bad})
     items = read_all(Source(path=str(tmp_path), format="parquet", metadata=("m",)))
     assert [document.data for document in documents(items)] == ["one", "three"]

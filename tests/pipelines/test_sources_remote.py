@@ -82,9 +82,7 @@ def bucket(tmp_path: Path) -> Path:
     lines = b"".join(json.dumps({"text": f"row {index}"}).encode() + b"\n" for index in range(300))
     (bucket / "part-1.jsonl").write_bytes(lines)
     (bucket / "part-2.jsonl.gz").write_bytes(gzip.compress(lines))
-    pq.write_table(
-        pa.table({"text": [f"row {i}" for i in range(500)]}), bucket / "t.parquet", row_group_size=90
-    )
+    pq.write_table(pa.table({"text": [f"row {i}" for i in range(500)]}), bucket / "t.parquet", row_group_size=90)
     with tarfile.open(bucket / "x.tar", "w") as tar:
         for name in ("code/a.py", "code/sub/b.py"):
             info = tarfile.TarInfo(name)

@@ -46,9 +46,7 @@ def tokens_of(table, i):
 def test_tokens_are_those_of_a_loop_over_characters(texts):
     table = TextTable.from_texts(texts)
     assert len(table) == len(texts)
-    assert table.token_offsets.shape == (len(texts) + 1,) and table.token_offsets[-1] == len(
-        table.token_starts
-    )
+    assert table.token_offsets.shape == (len(texts) + 1,) and table.token_offsets[-1] == len(table.token_starts)
     for i, text in enumerate(texts):
         expected = reference_tokens(text)
         assert tokens_of(table, i) == expected

@@ -83,9 +83,7 @@ def sentencepiece_model(**options: Any) -> bytes:
     }
     model = io.BytesIO()
     lines = "\n".join(TEXTS[:4]).splitlines()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=model, **(lossless | options)
-    )
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, **(lossless | options))
     return model.getvalue()
 
 
@@ -141,9 +139,7 @@ def test_blocks_do_not_change_tokens() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.sampled_from(["ab ", "é" * 9000, "👍" * 5000, "\u2581", "x" * 3, " y" * 3000]), max_size=12)
-)
+@given(st.lists(st.sampled_from(["ab ", "é" * 9000, "👍" * 5000, "\u2581", "x" * 3, " y" * 3000]), max_size=12))
 def test_blocks_are_bounded_and_end_with_words(parts: list[str]) -> None:
     joined = joined_pairs([b" y", b"ab", b"xx", "éé".encode(), "👍👍".encode()])
     data = "".join(parts).encode()
@@ -175,10 +171,7 @@ def test_words_end_where_no_piece_reaches_across() -> None:
 
 
 def test_training_gives_the_same_bytes_in_another_process() -> None:
-    script = (
-        "import hashlib; from tests.pipelines.test_tokenizer import MODEL;"
-        "print(hashlib.sha256(MODEL).hexdigest())"
-    )
+    script = "import hashlib; from tests.pipelines.test_tokenizer import MODEL;print(hashlib.sha256(MODEL).hexdigest())"
     digests = {
         subprocess.run(
             [sys.executable, "-c", script],

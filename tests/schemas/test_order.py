@@ -24,8 +24,7 @@ def orders(draw: st.DrawFn, most_records: int = 8000) -> Order:
     groups = draw(st.integers(1, max(1, min(70, most_records // group))))
     counts = [weight * (group * groups // sum(weights)) for weight in weights]
     available = tuple(
-        draw(st.integers(max(1, count // 3), count + 5)) if count else draw(st.integers(0, 3))
-        for count in counts
+        draw(st.integers(max(1, count // 3), count + 5)) if count else draw(st.integers(0, 3)) for count in counts
     )
     names = tuple("abcdefg"[: len(weights)])
     return Order(draw(st.integers(0, 99)), lanes, groups, group // lanes, weights, available, names)
@@ -35,9 +34,7 @@ def orders(draw: st.DrawFn, most_records: int = 8000) -> Order:
 @settings(max_examples=60, deadline=None)
 def test_every_prefix_of_four_epochs_holds_the_mixture(order: Order) -> None:
     n = np.arange(4 * order.records)
-    component, _, _ = order.sequence_of_slot(
-        *order.locate(n)
-    )  # what the files hold, not what the pattern says
+    component, _, _ = order.sequence_of_slot(*order.locate(n))  # what the files hold, not what the pattern says
     assert prefix_error(component, order.weights) <= bound(order.weights) < 1
     assert np.array_equal(component, order.component_at(n))
 
@@ -73,9 +70,7 @@ def test_later_epochs_bring_other_neighbours(groups: int, rows: int) -> None:
 def test_records_and_sequences_invert_each_other(order: Order) -> None:
     n = np.arange(order.records)
     component, sequence, repeat = order.sequence_at(n)
-    assert np.array_equal(
-        np.stack(order.sequence_of_slot(*order.locate(n))), np.stack((component, sequence, repeat))
-    )
+    assert np.array_equal(np.stack(order.sequence_of_slot(*order.locate(n))), np.stack((component, sequence, repeat)))
     for c, have in enumerate(order.available):
         mine = component == c
         assert mine.sum() == order.counts[c]

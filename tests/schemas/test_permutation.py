@@ -48,9 +48,7 @@ def test_small_permutations_are_evenly_spread_over_tweaks(n: int) -> None:
     expected = 24_000 / math.factorial(n)
     assert seen.size == math.factorial(n)
     degrees = seen.size - 1
-    assert ((seen - expected) ** 2 / expected).sum() < degrees + 4 * math.sqrt(
-        2 * degrees
-    )  # chi-square, 4 sigma
+    assert ((seen - expected) ** 2 / expected).sum() < degrees + 4 * math.sqrt(2 * degrees)  # chi-square, 4 sigma
 
 
 def test_the_algorithm_is_pinned() -> None:

@@ -195,7 +195,5 @@ def test_a_cut_file_is_found_and_named(tmp_path: Path) -> None:
                 assert len(list(read_records(file))) == (end > 0)
                 continue
             index = int(end > first)
-            with pytest.raises(
-                CorruptRecord, match=f"00001.tfrecord: record {index} at byte {index * first} is cut"
-            ):
+            with pytest.raises(CorruptRecord, match=f"00001.tfrecord: record {index} at byte {index * first} is cut"):
                 list(read_records(file))

@@ -55,9 +55,7 @@ def test_sizes_keep_their_laws(
         assert (sizes.repeats[c] - 1) * available[c] < max(sizes.counts[c], 1)
     Order(0, sizes.lanes, sizes.groups, sizes.rows, sizes.weights, tuple(available), tuple(names))
 
-    most = min(
-        have * r // weight for have, r, weight in zip(available, repeats, weights, strict=True) if weight
-    )
+    most = min(have * r // weight for have, r, weight in zip(available, repeats, weights, strict=True) if weight)
     if not most:
         assert sizes.groups == 1
         return

@@ -1,0 +1,121 @@
+"""From what a user typed to the inputs it names: an exact source, the end of one, or a container's path.
+
+The plan lists every input with the unit it belongs to, so only the units that may hold an answer are read. Members of
+tar archives are not in the plan; their names are searched when no input matches.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import storage
+from pipelines.explain.fates import Fates
+from pipelines.jobs import Run
+from pipelines.plan import PLAN, read_index
+from schemas.config import Config
+from schemas.errors import TokenmillError
+
+_COMPARED = 5000  # inputs whose names are compared with one that was not found
+_SHOWN = 10
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """A source to look for in a unit. path: the input; source: that path, or `path#place` in a container."""
+
+    component: str
+    source_index: int
+    source: str
+    unit: int
+    path: str
+
+
+def find(run: Run, config: Config, what: str) -> list[Target]:
+    """The targets of a source path or the end of one; of several sources or components when they share the path.
+
+    Raises:
+        TokenmillError: nothing matches, or the end of a path fits several.
+    """
+    exact, ending = _planned(run, what)
+    found = exact or ending or _members(run, config, what)
+    if not found:
+        raise TokenmillError(_nothing(run, what))
+    sources = sorted({target.source for target in found})
+    if not exact and len(sources) > 1:
+        shown = ", ".join(sources[:_SHOWN]) + (f", … ({len(sources)} in all)" if len(sources) > _SHOWN else "")
+        raise TokenmillError(f"{what}: fits several sources: {shown}; give more of the path")
+    return sorted(set(found))
+
+
+def _planned(run: Run, what: str) -> tuple[list[Target], list[Target]]:
+    """Targets whose input is named exactly, and those whose input's path ends so."""
+    cuts = [at for at, character in enumerate(what) if character == "#"] + [len(what)]
+    places = {what[:at]: what[at:] for at in cuts if at}
+    exact: list[Target] = []
+    ending: list[Target] = []
+    for units, paths in _inputs(run):
+        known = pc.is_in(paths, value_set=pa.array(places, pa.string()))
+        for name in places:
+            known = pc.or_(known, pc.ends_with(paths, "/" + name))
+        for at, path in zip(units.filter(known).to_pylist(), paths.filter(known).to_pylist(), strict=True):
+            ends = [place for name, place in places.items() if path.endswith("/" + name)]
+            chosen, into = ([places[path]], exact) if path in places else (ends, ending)
+            into += [Target(at["component"], at["source"], path + place, at["unit"], path) for place in chosen]
+    return exact, ending
+
+
+def _inputs(run: Run) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """All inputs, a row group of the plan at a time: structs of component, source and unit; paths."""
+    path = run.path(PLAN)
+    if storage.size_of(path) is None:
+        raise TokenmillError(f"{run.directory}: its inputs are not listed yet; run its config first")
+    with storage.open_read(path) as file:
+        plan = pq.ParquetFile(file)
+        for group in range(plan.num_row_groups):
+            table = plan.read_row_group(group)
+            units = table.select(["component", "source", "unit"]).to_struct_array().combine_chunks()
+            for column, name in (("slices", "path"), ("rejects", "source")):
+                lists = table[column].combine_chunks()
+                yield units.take(pc.list_parent_indices(lists)), pc.struct_field(pc.list_flatten(lists), name)
+
+
+def _members(run: Run, config: Config, what: str) -> list[Target]:
+    """Targets among the members of tar archives, by the end of their names."""
+    index = read_index(run)
+    units = [index.unit(task) for task in range(len(index.number))]
+    archives = [unit for unit in units if config.components[unit.component].sources[unit.source].format == "tar"]
+    fates = {unit.component: Fates(run, unit.component) for unit in archives}
+
+    def ends_so(sources: pa.ChunkedArray) -> pa.ChunkedArray:
+        return pc.or_(pc.ends_with(sources, "/" + what), pc.ends_with(sources, "#" + what))
+
+    return [
+        Target(unit.component, unit.source, source, unit.unit, source.partition("#")[0])
+        for unit in archives
+        for source in fates[unit.component].sources(unit.unit, ends_so)
+    ]
+
+
+def _nothing(run: Run, what: str) -> str:
+    """The sentence for a path no input has, with those that come closest."""
+    base = what.partition("#")[0].rpartition("/")[2]
+    alike: list[str] = []
+    compared: list[str] = []
+    count = 0
+    for _, paths in _inputs(run):
+        count += len(paths)
+        same = pc.or_(pc.equal(paths, base), pc.ends_with(paths, "/" + base))
+        alike += paths.filter(same).to_pylist()[: _SHOWN - len(alike)]
+        compared += paths[: _COMPARED - len(compared)].to_pylist()
+    near = sorted(set(alike)) or difflib.get_close_matches(what, sorted(set(compared)), n=3)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    return (
+        f"{what}: not among the {count} inputs of {run.directory}, nor the end of one's path (inputs are named by their "
+        f"path below their source's root, documents by COMPONENT/UNIT/ROW){hint}"
+    )
