@@ -269,7 +269,7 @@ def run(context: Context) -> None:
     )
     if tasks:
         work = IngestUnit(config, folders)
-        run_steps(context.run, [Each("ingest", tasks, work)], context.options)
+        run_steps(context.run, [Each("ingest", tasks, work)], context.options, context.small)
     for name in due:
         receipts = stages.read_receipts(context.run, folders[name], plan.by_component[name])
         counts = stages.total(receipt.unit.counts for receipt in receipts)

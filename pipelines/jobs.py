@@ -20,11 +20,11 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from pipelines import lock, storage
-from schemas.errors import TokenmillError
+from schemas.errors import Refused, TokenmillError
 
 CHUNK = 1024  # task numbers a graph element stands for
 
@@ -207,15 +207,15 @@ class _Receive:
         yield (0, None)
 
 
-def run_steps(run: Run, steps: Sequence[Step], options: Sequence[str]) -> None:
+def run_steps(run: Run, steps: Sequence[Step], options: Sequence[str], small: bool) -> None:
     """Run steps one after another as one Beam pipeline; a step starts when the one before is complete.
 
-    options: Beam options as on a command line.
+    options: Beam options as on a command line. small: the work is done before further processes could be started.
 
     Raises:
         Exception: whatever a task raised, wrapped by Beam; `Run.fail` has left the reason in the work folder.
     """
-    runner, parsed = runner_and_options(options)
+    runner, parsed = runner_and_options(options, small)
     with beam.Pipeline(runner=runner, options=parsed) as pipeline:
         after = pipeline | "start" >> beam.Create([(0, None)])
         for step in steps:
@@ -247,14 +247,33 @@ def _append(run: Run, step: Step, after: Any) -> Any:
     )
 
 
-def runner_and_options(arguments: Sequence[str]) -> tuple[Any, PipelineOptions]:
+def check_options(options: Sequence[str]) -> None:
+    """Refuse options that cannot work.
+
+    Raises:
+        Refused: threads were asked for; Beam's local runner was seen to lose data with them.
+    """
+    if any("multi_threading" in option for option in options):
+        raise Refused(
+            "--direct_running_mode=multi_threading: Beam's local runner was seen to lose data in this mode; "
+            "use multi_processing"
+        )
+
+
+def runner_and_options(arguments: Sequence[str], small: bool) -> tuple[Any, PipelineOptions]:
     """The runner and options for Beam arguments.
 
     Without `--runner` (or with DirectRunner) it is Beam's own FnApiRunner: the DirectRunner would first try to download
-    another one. More than one worker means processes: Beam's threads were seen to lose data.
+    another one. By default it has one worker process a core, or, where the work is small, none but the driver: starting
+    workers takes longer then than they save. Several workers are always processes.
     """
     options = PipelineOptions(list(arguments))
-    named = options.get_all_options().get("runner") or "FnApiRunner"
-    if named in ("DirectRunner", "FnApiRunner"):
-        return FnApiRunner(), options
-    return named, options
+    named = options.get_all_options()["runner"] or "FnApiRunner"
+    if named not in ("DirectRunner", "FnApiRunner"):
+        return named, options
+    direct = options.view_as(DirectOptions)
+    if not any(argument.split("=")[0] == "--direct_num_workers" for argument in arguments):
+        direct.direct_num_workers = 1 if small else os.cpu_count() or 1
+    if not any(argument.split("=")[0] == "--direct_running_mode" for argument in arguments):
+        direct.direct_running_mode = "in_memory" if direct.direct_num_workers == 1 else "multi_processing"
+    return FnApiRunner(), options

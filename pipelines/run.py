@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from pipelines import changes, plan, state, storage
-from pipelines.jobs import Run, runner_and_options
+from pipelines.jobs import Run, check_options
 from pipelines.lock import Lock
 from pipelines.progress import Progress
 from pipelines.stages import FOLDERS
@@ -40,8 +40,8 @@ def run(
         TokenmillError: a stage failed; what was committed stays and the same call goes on from there.
     """
     progress = progress or Progress()
-    options = local_options(beam_options)
-    runner_and_options(options)
+    options = list(beam_options)
+    check_options(options)
     directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
     fresh = plan.make_plan(config)
     this = Run(directory, secrets.token_hex(4))
@@ -67,30 +67,6 @@ def run(
     finally:
         storage.remove_temporaries(directory)
         lock.release()
-
-
-def local_options(beam_options: Sequence[str]) -> list[str]:
-    """Beam options with this machine's defaults: one process a core.
-
-    Raises:
-        Refused: threads were asked for; Beam's local runner was seen to lose data with them.
-    """
-    options = list(beam_options)
-    if any("multi_threading" in option for option in options):
-        raise Refused(
-            "--direct_running_mode=multi_threading: Beam's local runner was seen to lose data in this mode; "
-            "use multi_processing"
-        )
-    given = {option.split("=")[0] for option in options if option.startswith("--")}
-    if "--runner" in given and not any(name in " ".join(options) for name in ("DirectRunner", "FnApiRunner")):
-        return options
-    if "--direct_num_workers" not in given:
-        options.append(f"--direct_num_workers={os.cpu_count() or 1}")
-    if "--direct_running_mode" not in given:
-        _, parsed = runner_and_options(options)
-        workers = parsed.get_all_options()["direct_num_workers"]
-        options.append(f"--direct_running_mode={'in_memory' if workers == 1 else 'multi_processing'}")
-    return options
 
 
 def read_config(this: Run) -> Config:

@@ -36,6 +36,10 @@ FOLDERS: dict[Stage, str] = {
 }
 
 
+SMALL_BYTES = 48 << 20  # of input: ingesting or tokenizing this takes one process about as long as starting two
+SMALL_DOCUMENTS = 200_000  # whose signatures, or token counts, one process settles in seconds
+
+
 @dataclass(frozen=True)
 class Context:
     """What a stage needs in the driver: the run, its config and plan, Beam's options, and where to say things.
@@ -48,6 +52,11 @@ class Context:
     plan: Plan
     options: Sequence[str]
     say: Callable[..., None]
+
+    @property
+    def small(self) -> bool:
+        """Whether the whole input is little enough for one process."""
+        return sum(piece.size for unit in self.plan.units for piece in unit.slices) < SMALL_BYTES
 
 
 class Receipt(Model):

@@ -170,7 +170,7 @@ def run(context: Context) -> None:
         folders=list(folders.values()),
     )
     if todo:
-        run_steps(context.run, [Each("tokenize", todo, TokenizeUnit(config, folders))], context.options)
+        run_steps(context.run, [Each("tokenize", todo, TokenizeUnit(config, folders))], context.options, context.small)
     for name in due:
         receipts = stages.read_receipts(context.run, folders[name], plan.by_component[name])
         counts = stages.total(receipt.unit.counts for receipt in receipts)

@@ -53,6 +53,7 @@ def run(context: Context) -> None:
     units = len(plan.units)
     context.say("stage", name="dedup", tasks=units, folders=[folder])
     kept = sum(whole.counts["kept"] for whole in documents.values())
+    small = kept < stages.SMALL_DOCUMENTS
     steps = Steps(
         config.dedup,
         units,
@@ -63,9 +64,9 @@ def run(context: Context) -> None:
     )
     if stages.unfinished(context.run, folder, range(units)):
         if config.dedup.enabled:
-            _deduplicate(context, steps)
+            _deduplicate(context, steps, small)
         else:
-            run_steps(context.run, [Each("drops", range(units), partial(_no_drops, steps))], context.options)
+            run_steps(context.run, [Each("drops", range(units), partial(_no_drops, steps))], context.options, small)
     _finish(context, expected, documents, steps)
 
 
@@ -73,28 +74,28 @@ def _no_drops(steps: Steps, run: stages.Run, task: int) -> None:
     steps.receive_final(run, task, [])
 
 
-def _deduplicate(context: Context, steps: Steps) -> None:
-    run_steps(context.run, steps.find(), context.options)
+def _deduplicate(context: Context, steps: Steps, small: bool) -> None:
+    run_steps(context.run, steps.find(), context.options, small)
     edges = sum(len(load(steps.file("verified", context.run, task))) for task in range(steps.units))
     if edges <= SMALL_EDGES:
         before: list[Each] = [Each("clusters", [0], steps.clusters_at_once)]
         label_files = 1
     else:
-        last = _converge(context, steps)
+        last = _converge(context, steps, small)
         before = [Each("labels", range(steps.ranges), partial(steps.save_star_labels, last))]
         label_files = steps.ranges
     # Members are at most both ends of every edge, and at most all documents.
     ranges = size_ranges(2 * edges, member(context.config.dedup.permutations).itemsize)
     context.run.commit_bytes(context.run.work(steps.folder, CLUSTER_RANGES), str(ranges).encode())
-    run_steps(context.run, [*before, *steps.decide(label_files, ranges)], context.options)
+    run_steps(context.run, [*before, *steps.decide(label_files, ranges)], context.options, small)
 
 
-def _converge(context: Context, steps: Steps) -> str:
+def _converge(context: Context, steps: Steps, small: bool) -> str:
     """Run star rounds until no edge changes; returns the name of the last step."""
     before, sources = "verified", steps.units
     previous: list[np.ndarray] | None = None
     for number in range(MAX_ROUNDS):
-        run_steps(context.run, steps.rounds(sources, before, number), context.options)
+        run_steps(context.run, steps.rounds(sources, before, number), context.options, small)
         before, sources = f"small-{number:03d}", steps.ranges
         now = [load(steps.file(before, context.run, part)) for part in range(steps.ranges)]
         if previous is not None and all(np.array_equal(a, b) for a, b in zip(previous, now, strict=True)):

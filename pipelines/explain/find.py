@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import commonprefix
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 from pipelines import storage
 from pipelines.explain.fates import Fates
 from pipelines.jobs import Run
-from pipelines.plan import PLAN, read_index
+from pipelines.plan import PLAN
 from schemas.config import Config
 from schemas.errors import TokenmillError
 
@@ -78,7 +79,7 @@ def _inputs(run: Run) -> Iterator[tuple[pa.Array, pa.Array]]:
     with storage.open_read(path) as file:
         plan = pq.ParquetFile(file)
         for group in range(plan.num_row_groups):
-            table = plan.read_row_group(group)
+            table = plan.read_row_group(group, use_threads=False)  # as in `rows_where`
             units = table.select(["component", "source", "unit"]).to_struct_array().combine_chunks()
             for column, name in (("slices", "path"), ("rejects", "source")):
                 lists = table[column].combine_chunks()
@@ -87,35 +88,34 @@ def _inputs(run: Run) -> Iterator[tuple[pa.Array, pa.Array]]:
 
 def _members(run: Run, config: Config, what: str) -> list[Target]:
     """Targets among the members of tar archives, by the end of their names."""
-    index = read_index(run)
-    units = [index.unit(task) for task in range(len(index.number))]
-    archives = [unit for unit in units if config.components[unit.component].sources[unit.source].format == "tar"]
-    fates = {unit.component: Fates(run, unit.component) for unit in archives}
+    units = {(at["component"], at["source"], at["unit"]) for found, _ in _inputs(run) for at in found.to_pylist()}
+    archives = sorted(unit for unit in units if config.components[unit[0]].sources[unit[1]].format == "tar")
+    fates = {component: Fates(run, component) for component, _, _ in archives}
 
     def ends_so(sources: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.or_(pc.ends_with(sources, "/" + what), pc.ends_with(sources, "#" + what))
 
     return [
-        Target(unit.component, unit.source, source, unit.unit, source.partition("#")[0])
-        for unit in archives
-        for source in fates[unit.component].sources(unit.unit, ends_so)
+        Target(component, index, source, unit, source.partition("#")[0])
+        for component, index, unit in archives
+        for source in fates[component].sources(unit, ends_so)
     ]
 
 
 def _nothing(run: Run, what: str) -> str:
     """The sentence for a path no input has, with those that come closest."""
     base = what.partition("#")[0].rpartition("/")[2]
-    alike: list[str] = []
-    compared: list[str] = []
-    count = 0
+    alike: set[str] = set()
+    compared: set[str] = set()
     for _, paths in _inputs(run):
-        count += len(paths)
         same = pc.or_(pc.equal(paths, base), pc.ends_with(paths, "/" + base))
-        alike += paths.filter(same).to_pylist()[: _SHOWN - len(alike)]
-        compared += paths[: _COMPARED - len(compared)].to_pylist()
-    near = sorted(set(alike)) or difflib.get_close_matches(what, sorted(set(compared)), n=3)
+        alike.update(paths.filter(same).to_pylist())
+        compared.update(paths[: _COMPARED - len(compared)].to_pylist())
+    backwards = what[::-1]
+    near = sorted(alike, key=lambda path: (-len(commonprefix([path[::-1], backwards])), path))[:3]
+    near = near or difflib.get_close_matches(what, sorted(compared), n=3)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     return (
-        f"{what}: not among the {count} inputs of {run.directory}, nor the end of one's path (inputs are named by their "
-        f"path below their source's root, documents by COMPONENT/UNIT/ROW){hint}"
+        f"{what}: not among the inputs of {run.directory}, nor the end of one's path (inputs are named by their path "
+        f"below their source's root, documents by COMPONENT/UNIT/ROW){hint}"
     )

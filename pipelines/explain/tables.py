@@ -29,9 +29,11 @@ def rows_where(path: str, key: str, wanted: Mask, columns: Iterable[str], stage:
             names = [key, *columns]
             parts = [pa.schema([parquet.schema_arrow.field(name) for name in names]).empty_table()]
             for group in range(parquet.num_row_groups):
-                mask = wanted(parquet.read_row_group(group, [key])[key])
+                # Arrow's threads may still hold the file when the interpreter ends, which aborts the process.
+                mask = wanted(parquet.read_row_group(group, [key], use_threads=False)[key])
                 if pc.any(mask).as_py():
-                    parts.append(parquet.read_row_group(group, names).select(names).filter(mask))
+                    found = parquet.read_row_group(group, names, use_threads=False)
+                    parts.append(found.select(names).filter(mask))
             return pa.concat_tables(parts)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise TokenmillError(

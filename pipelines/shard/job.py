@@ -127,7 +127,7 @@ class _View:
                 partial(_receipt, self._folder),
                 self._config.shard.shuffle,
             )
-            run_steps(self._run, [step], self._context.options)
+            run_steps(self._run, [step], self._context.options, self._context.small)
         self._write_manifest(mix, packed, stages.read_receipts(self._run, self._folder, range(len(shards))))
 
     def _pack(self) -> None:
@@ -139,7 +139,9 @@ class _View:
         self._context.say("stage", name=f"pack {self._length}", tasks=len(self._units), folders=[self._layouts])
         if todo:
             work = PackUnit(self._layouts, self._length + 1, self._config.shard.packing, thresholds)
-            run_steps(self._run, [Each(f"pack {self._length}", todo, work)], self._context.options)
+            documents = sum(whole.counts["kept"] for whole in self._tokens.values())
+            few = documents < stages.SMALL_DOCUMENTS
+            run_steps(self._run, [Each(f"pack {self._length}", todo, work)], self._context.options, few)
 
     def _mix(self, packed: list[Receipt]) -> Mix:
         """Choose the sizes and write the mix for the workers."""

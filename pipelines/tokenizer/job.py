@@ -161,6 +161,7 @@ def _train(context: Context, expected: str) -> dict[str, int]:
             Each("train", [0], TrainModel(folder, len(units), config.tokenizer.vocab_size)),
         ],
         context.options,
+        context.small,
     )
     return stages.total(receipt.unit.counts for receipt in stages.read_receipts(context.run, folder, units))
 
