@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="what is in there, from the manifests alone",
-        description="Splits, components, tokens, mixture, removed documents by reason, sizes: read from manifests alone.",
+        description="Splits, components, tokens, mixture, removed documents by reason, sizes: from manifests alone.",
     )
     verify = commands.add_parser(
         "verify",

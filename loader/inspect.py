@@ -45,7 +45,12 @@ def run_facts(run: RunManifests) -> Facts:
 def unfinished(run: RunManifests) -> list[str]:
     """The folders of a run that should have a manifest and have none."""
     stages = run.stages
-    expected = {name: None for found in stages.values() for whole in found.values() for name in (whole.component or "", *whole.inputs)}
+    expected = {
+        name: None
+        for found in stages.values()
+        for whole in found.values()
+        for name in (whole.component or "", *whole.inputs)
+    }
     names = [name for name in expected if any(name in found for found in stages.values())]
     missing = [f"{folder}/{name}" for folder, found in stages.items() for name in names if name not in found]
     missing += [] if run.tokenizer else ["tokenizer"]
@@ -142,5 +147,3 @@ def _reasons(whole: StageManifest | None, kind: str) -> dict[str, int]:
 
 def _bytes(files: tuple[File, ...]) -> int:
     return sum(file.bytes for file in files)
-
-

@@ -65,7 +65,9 @@ def read_run(folder: Path) -> RunManifests:
     """
     stages: dict[str, dict[str, StageManifest]] = {}
     for name in COMPONENT_FOLDERS:
-        stages[name] = {part: manifest.load(StageManifest, folder / name / part / MANIFEST) for part in _whole(folder / name)}
+        stages[name] = {
+            part: manifest.load(StageManifest, folder / name / part / MANIFEST) for part in _whole(folder / name)
+        }
     tokenizer = None
     if (folder / "tokenizer" / MANIFEST).is_file():
         tokenizer = manifest.load(StageManifest, folder / "tokenizer" / MANIFEST)

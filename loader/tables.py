@@ -68,7 +68,13 @@ class _Page:
         rows = []
         for name, c in components.items():
             rejected, dropped = sum(c["rejected"].values()), sum(c["dropped"].values())
-            numbers = [_count(c["in"]), _count(rejected), _count(dropped), _count(c["kept"]), _share(c["kept"], c["in"])]
+            numbers = [
+                _count(c["in"]),
+                _count(rejected),
+                _count(dropped),
+                _count(c["kept"]),
+                _share(c["kept"], c["in"]),
+            ]
             rows.append([name, *numbers, "" if c["tokens"] is None else _count(c["tokens"])])
         self.table("documents", ["component", "in", "rejected", "dropped", "kept", "kept %", "tokens"], rows)
         reasons = [
@@ -78,7 +84,9 @@ class _Page:
             for reason, count in sorted(c[kind].items(), key=lambda item: (-item[1], item[0]))
         ]
         if reasons:
-            rows = [[f"{n}: {reason}", kind, _count(count), _share(count, of)] for n, kind, reason, count, of in reasons]
+            rows = [
+                [f"{n}: {reason}", kind, _count(count), _share(count, of)] for n, kind, reason, count, of in reasons
+            ]
             self.table("removed, by reason", ["component: reason", "", "documents", "% of in"], rows)
 
     def view(self, view: Facts) -> None:
@@ -95,7 +103,13 @@ class _Page:
         self.table("splits", ["split", "records", "files", "bytes"], rows)
         parts = view["components"]
         rows = [
-            [name, f"{c['requested']:.4g}", f"{c['realised']:.4g}", _count(c["records"]), f"{100 * c['token_share']:.2f} %"]
+            [
+                name,
+                f"{c['requested']:.4g}",
+                f"{c['realised']:.4g}",
+                _count(c["records"]),
+                f"{100 * c['token_share']:.2f} %",
+            ]
             for name, c in parts.items()
         ]
         self.table("mixture of the train split", ["component", "requested", "realised", "records", "of tokens"], rows)
@@ -125,7 +139,9 @@ class _Page:
         rows += [[name, _count(tokens[name]), _share(tokens[name], encoded)] for name in ("in_records", "unused")]
         self.table("tokens of all components", ["", "tokens", "% of encoded"], rows)
         rows = [["all", _count(places), ""]]
-        rows += [[name, _count(tokens[name]), _share(tokens[name], places)] for name in ("in_records", "repeated", "padding")]
+        rows += [
+            [name, _count(tokens[name]), _share(tokens[name], places)] for name in ("in_records", "repeated", "padding")
+        ]
         self.table("places in records", ["", "tokens", "% of places"], rows)
 
     def stage(self, facts: Facts) -> None:

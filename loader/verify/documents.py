@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from loader.locate import MANIFEST, RunManifests
+from loader.locate import COMPONENT_FOLDERS, MANIFEST, RunManifests
 from loader.progress import Progress
 from loader.verify.files import Files
 from loader.verify.findings import Findings
@@ -35,19 +34,27 @@ from schemas.manifest import TokenizerInfo
 T = TypeVar("T")
 
 
-@dataclass
 class Recount:
     """What the files hold. complete: every file could be read, so that totals may be compared.
 
-    counts: by component, then folder (documents, dedup, tokens), under the manifests' own keys.
+    kept, tokens: documents and tokens of each unit's tokens file, int64 [units].
     """
 
-    complete: bool = True
-    counts: dict[str, dict[str, Counts]] = field(default_factory=dict)
+    def __init__(self, units: int) -> None:
+        self.complete = True
+        self.kept: IntArray = np.zeros(units, np.int64)
+        self.tokens: IntArray = np.zeros(units, np.int64)
+        self._counts: dict[str, Counts] = {folder: Counter() for folder in COMPONENT_FOLDERS}
 
-    def of(self, component: str, folder: str) -> Counts:
-        """The counts of a component's stage, to be read or added to."""
-        return self.counts.setdefault(component, {}).setdefault(folder, Counter())
+    def add(self, folder: str, unit: int, counts: Counts) -> None:
+        """Add a unit's counts, under the manifests' own keys."""
+        self._counts[folder].update(counts)
+        if folder == "tokens":
+            self.kept[unit], self.tokens[unit] = counts["kept"], counts["tokens"]
+
+    def total(self, folder: str) -> Counts:
+        """The counts of a stage, over all components."""
+        return self._counts[folder]
 
 
 class DocumentChain:
@@ -67,7 +74,7 @@ class DocumentChain:
         # Documents of each unit, -1 where they could not be read; and which of them are dropped, 8 to a byte.
         self._rows: IntArray = np.full(units.total, -1, np.int64)
         self._dropped: dict[int, npt.NDArray[np.uint8]] = {}
-        self.recount = Recount()
+        self.recount = Recount(units.total)
 
     def check(self, progress: Progress) -> None:
         """Check every unit, then the survivor of every drop (a drop may name any unit's document)."""
@@ -90,7 +97,9 @@ class DocumentChain:
         if drops is not None:
             self._settle(number, "dedup", drops[1])
             self._remember(number, drops[0])
-        tokens = self._read(number, "tokens", "tokens", lambda p: check_tokens(findings, p, units, number, self._tokenizer))
+        tokens = self._read(
+            number, "tokens", "tokens", lambda p: check_tokens(findings, p, units, number, self._tokenizer)
+        )
         rejects = self._read(number, "tokens", "rejected", lambda p: count_rejects(findings, p))
         if tokens is not None and rejects is not None:
             self._settle(number, "tokens", Counter(kept=len(tokens[0]), tokens=tokens[1]) + rejects)
@@ -102,11 +111,17 @@ class DocumentChain:
         """Every document met one fate: dropped, kept or refused by a token rule."""
         path, name = self._path(number, "tokens", "tokens"), self._units.name(number)
         times = np.bincount(fates[fates < documents], minlength=documents)
-        lost, twice, strays = np.flatnonzero(times == 0), np.flatnonzero(times > 1), np.unique(fates[fates >= documents])
+        lost, twice, strays = (
+            np.flatnonzero(times == 0),
+            np.flatnonzero(times > 1),
+            np.unique(fates[fates >= documents]),
+        )
         findings = self._findings
-        findings.each(path, lost, lambda row: f"{name}/{row} is a document that is neither kept, dropped nor rejected")
-        findings.each(path, twice, lambda row: f"{name}/{row} is more than one of kept, dropped and rejected")
-        findings.each(path, strays, lambda row: f"{name}/{row} is kept, dropped or rejected, but there is no such document")
+        findings.each(path, (f"{name}/{row} is a document that is neither kept, dropped nor rejected" for row in lost))
+        findings.each(path, (f"{name}/{row} is more than one of kept, dropped and rejected" for row in twice))
+        findings.each(
+            path, (f"{name}/{row} is kept, dropped or rejected, but there is no such document" for row in strays)
+        )
 
     def _remember(self, number: int, dropped: IntArray) -> None:
         if len(dropped):
@@ -118,7 +133,9 @@ class DocumentChain:
         """Every drop names a document that exists and is kept by deduplication."""
         path = self._path(number, "dedup", "drops")
         wrong = [drop for drop in check_survivors(path, self._units) if not self._survives(drop[2], drop[3])]
-        self._findings.each(path, wrong, lambda drop: f"{drop[0]} is dropped for {drop[1]}, which does not exist or is dropped itself")
+        self._findings.each(
+            path, (f"{drop[0]} is dropped for {drop[1]}, which does not exist or is dropped itself" for drop in wrong)
+        )
 
     def _survives(self, number: int, row: int) -> bool:
         if number < 0:
@@ -143,7 +160,7 @@ class DocumentChain:
     def _settle(self, number: int, folder: str, counts: Counts) -> None:
         """Compare a unit's counts with its manifest's and add them up."""
         component, unit = self._units.name(number).split("/")
-        self.recount.of(component, folder).update(counts)
+        self.recount.add(folder, number, counts)
         stated = self._run.stages[folder][component].units[int(unit)].counts
         path = self._run.folder / folder / component / MANIFEST
         compare_counts(self._findings, path, f"unit {unit}", stated, counts)

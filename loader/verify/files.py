@@ -35,7 +35,7 @@ class Files:
         """Look at every file; Parquet files also for their number of rows."""
         there = {entry.name for entry in self.folder.iterdir()} if self.folder.is_dir() else set()
         unexpected = sorted(there - self._files.keys() - {MANIFEST})
-        self._findings.each(self.folder, unexpected, lambda name: f"holds {name}, which the manifest does not name")
+        self._findings.each(self.folder, (f"holds {name}, which the manifest does not name" for name in unexpected))
         for file in self._files.values():
             if self._is_as_stated(file):
                 self.good.add(file.path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ MOST_ALIKE = 3  # of one kind in one file
 
 @dataclass
 class Findings:
-    """Gathers problems and counts. root: the folder that paths in sentences are relative to."""
+    """Gathers problems and counts.
+
+    root: the folder that paths in sentences are relative to. total: problems found; listed: those of them that the
+    sentences in `problems` stand for.
+    """
 
     root: Path
     problems: list[str] = field(default_factory=list)
     total: int = 0
+    listed: int = 0
     checked: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
@@ -35,16 +41,16 @@ class Findings:
         """One thing is wrong at `path`; it stands for `alike` problems."""
         self.total += alike
         if len(self.problems) < MOST_LISTED:
+            self.listed += alike
             self.problems.append(f"{self.name(path)}: {sentence}")
 
-    def each(self, path: Path, items: Iterable[Any], describe: Callable[[Any], str]) -> None:
-        """One problem an item, the first few described and the rest counted."""
-        listed = list(items)
-        for item in listed[:MOST_ALIKE]:
-            self.problem(path, describe(item))
-        if len(listed) > MOST_ALIKE:
-            rest = len(listed) - MOST_ALIKE
-            self.problem(path, f"{rest} more like the last", rest)
+    def each(self, path: Path, sentences: Iterable[str]) -> None:
+        """Problems alike in one file: the first few are listed, the rest counted."""
+        rest = iter(sentences)
+        for sentence in islice(rest, MOST_ALIKE):
+            self.problem(path, sentence)
+        if more := sum(1 for _ in rest):
+            self.problem(path, f"{more:,} more like the last", more)
 
     def expect(self, path: Path, what: str, stated: Any, found: Any) -> bool:
         """Whether what the manifest states is what was found; a problem when not."""
@@ -57,7 +63,7 @@ class Findings:
         counted = [f"checked {', '.join(f'{n:,} {what}' for what, n in self.checked.items())}"] if self.checked else []
         if self.sound:
             return [f"{self.root}: sound", *counted, *self.notes]
-        more = [f"and {self.total - len(self.problems)} more problems"] if self.total > len(self.problems) else []
+        more = [f"and {self.total - self.listed:,} more problems"] if self.total > self.listed else []
         verdict = f"{self.root}: NOT sound, {self.total:,} {'problem' if self.total == 1 else 'problems'}"
         return [*self.problems, *more, verdict, *counted, *self.notes]
 

@@ -1,9 +1,10 @@
 """The pieces of all records, brought to the units their documents are in.
 
-A record's tokens lie in one file, the tokens they must equal in another, anywhere in the run. While the shards are read
-in order, every piece (a document's span in a record) is appended to the spill file of its *bucket*: consecutive units
-with at most `BUCKET_TOKENS` tokens together, or one unit. A bucket is then checked on its own, so memory is one bucket's
-tokens and pieces, and the disk holds 48 bytes a piece, a few percent of the view (the Grace hash join: Kitsuregawa et al., 1983).
+A record's tokens lie in one file, the tokens they must equal in another, anywhere in the run. While the shards are
+read in order, every piece (a document's span in a record) is appended to the spill file of its *bucket*: consecutive
+units with at most `BUCKET_TOKENS` tokens together, or one unit. A bucket is then checked on its own, so memory is one
+bucket's tokens and pieces, and the disk holds 48 bytes a piece, a few percent of the view (the Grace hash join:
+Kitsuregawa, Tanaka & Moto-oka, 1983).
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ BUCKET_TOKENS = 1 << 26
 # unit: its number; row: of the document in its unit; start, length: tokens of the document; shard: its number in the
 # view; record: its row there; at: where in the record the piece begins; sequence: of the component, in its split.
 PIECE = np.dtype(
-    [("unit", "<i4"), ("row", "<i4"), ("start", "<i8"), ("length", "<i4"), ("shard", "<i4"), ("record", "<i8")]
-    + [("at", "<i4"), ("repeat", "<i4"), ("sequence", "<i8")]
+    {
+        "names": ["unit", "row", "start", "length", "shard", "record", "at", "repeat", "sequence"],
+        "formats": ["<i4", "<i4", "<i8", "<i4", "<i4", "<i8", "<i4", "<i4", "<i8"],
+    }
 )
 Pieces = npt.NDArray[np.void]
 

@@ -48,7 +48,10 @@ class RecordFormat:
                 block = np.fromfile(file, np.uint8, count * self.size).reshape(count, self.size)
                 if not (block[:, : len(self.head)] == np.frombuffer(self.head, np.uint8)).all():
                     self._explain(path, records)
-                findings.each(path, first + self._altered(block), lambda record: f"record {record} is altered: its checksum differs")
+                findings.each(
+                    path,
+                    (f"record {record} is altered: its checksum differs" for record in first + self._altered(block)),
+                )
                 tokens = block[:, len(self.head) : -_FOOTER_BYTES]
                 yield first, np.ascontiguousarray(tokens).view(self.dtype)
                 findings.checked["records"] += count
@@ -75,5 +78,5 @@ class RecordFormat:
         raise Malformed(f"holds {count:,} whole records, the manifest states {records:,}")
 
 
-class Malformed(TokenmillError):  # noqa: N818 - reads as Refused does
+class Malformed(TokenmillError):
     """A shard that is no series of records of its view; the message does not name the file."""

@@ -14,7 +14,7 @@ from schemas.errors import TokenmillError
 _FIXED_COLUMNS = 10  # of documents; a column a quality rule follows
 
 
-class Unreadable(TokenmillError):  # noqa: N818 - reads as Refused does
+class Unreadable(TokenmillError):
     """A file whose hash is right and whose content is no such table; the message does not name the file."""
 
 
@@ -35,6 +35,12 @@ def row_groups(path: Path, schema: pa.Schema | Callable[[pa.Schema], bool], colu
                 yield table.combine_chunks()
     except (pa.ArrowException, OSError) as error:
         raise Unreadable(f"cannot be read as Parquet: {str(error).strip().splitlines()[0]}") from None
+
+
+def whole_table(path: Path, schema: pa.Schema, columns: list[str]) -> pa.Table:
+    """All row groups of a small file, one chunk each. Raises Unreadable as `row_groups` does."""
+    empty = pa.schema([schema.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([empty, *row_groups(path, schema, columns)])
 
 
 def is_documents(schema: pa.Schema) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,22 +35,23 @@ def check_documents(findings: Findings, path: Path, units: Units, number: int) -
         ids, texts = table["id"].combine_chunks(), table["text"].combine_chunks()
         of, found = units.parse(ids)
         wrong = np.flatnonzero((of != number) | (found != rows + np.arange(len(ids))))
-        findings.each(path, [(ids[i], rows + i) for i in wrong.tolist()], lambda at: f"row {at[1]} has the id {at[0]}, not {name}/{at[1]}")
+        findings.each(
+            path,
+            (f"row {rows + i} has the id {ids[i]}, not {name}/{rows + i}" for i in wrong.tolist()),
+        )
         altered = rows + np.flatnonzero((_hashes(texts) != _fixed(table["hash"].combine_chunks())).any(axis=1))
-        findings.each(path, altered, lambda row: f"the text of {name}/{row} does not match its hash")
+        findings.each(path, (f"the text of {name}/{row} does not match its hash" for row in altered))
         lengths = pc.utf8_length(texts).cast(pa.int64()).to_numpy()
         wrong = rows + np.flatnonzero(lengths != table["characters"].to_numpy())
-        findings.each(path, wrong, lambda row: f"the text of {name}/{row} is not as long as the column characters says")
+        findings.each(path, (f"the text of {name}/{row} is not as long as the column characters says" for row in wrong))
         counts.update(kept=len(ids), characters=int(lengths.sum()))
         rows += len(ids)
     findings.checked["documents"] += rows
     return rows, counts
 
 
-def check_drops(
-    findings: Findings, path: Path, units: Units, number: int, threshold: float
-) -> tuple[IntArray, Counts]:
-    """Ids and reasons are right, the similarity is what the reason demands. Returns (rows dropped, counts by reason)."""
+def check_drops(findings: Findings, path: Path, units: Units, number: int, threshold: float) -> tuple[IntArray, Counts]:
+    """Ids and reasons are right, the similarity is what the reason demands. Returns (rows, counts by reason)."""
     counts: Counts = Counter()
     parts = [np.empty(0, np.int64)]
     least = {"exact_duplicate": np.float32(1), "near_duplicate": np.float32(threshold)}
@@ -57,10 +59,12 @@ def check_drops(
         of, rows = units.parse(table["id"].combine_chunks())
         ids, reasons, jaccard = (table[name].to_pylist() for name in ("id", "reason", "jaccard"))
         wrong = np.flatnonzero((of != number) | (rows != table["row"].to_numpy())).tolist()
-        findings.each(path, wrong, lambda i, ids=ids: f"the drop of {ids[i]} is not of this unit, or has another row")
-        findings.each(path, sorted(set(reasons) - set(least)), lambda reason: f"{reason!r} is no reason to drop a document")
+        findings.each(path, (f"the drop of {ids[i]} is not of this unit, or has another row" for i in wrong))
+        findings.each(
+            path, (f"{reason!r} is no reason to drop a document" for reason in sorted(set(reasons) - set(least)))
+        )
         low = [i for i, reason in enumerate(reasons) if not least.get(reason, np.float32(0)) <= jaccard[i] <= 1]
-        findings.each(path, low, lambda i, t=(ids, reasons, jaccard): f"{t[0][i]} is dropped as {t[1][i]} at a similarity of {t[2][i]:.4f}")
+        findings.each(path, (f"{ids[i]} is dropped as {reasons[i]} at a similarity of {jaccard[i]:.4f}" for i in low))
         parts.append(rows[of == number])
         counts.update(f"dropped.{reason}" for reason in reasons)
     findings.checked["drops"] += counts.total()
@@ -92,7 +96,7 @@ def rejected_rows(findings: Findings, path: Path, units: Units, number: int) -> 
         details = table["detail"].combine_chunks()
         of, rows = units.parse(pc.struct_field(pc.extract_regex(details, _REJECTED_ID), "id"))
         wrong = np.flatnonzero(of != number)
-        findings.each(path, wrong, lambda i: f"reject {i} names no document of {units.name(number)}")
+        findings.each(path, (f"reject {i} names no document of {units.name(number)}" for i in wrong))
         parts.append(rows[of == number])
     return np.concatenate(parts)
 
@@ -108,12 +112,15 @@ def check_tokens(
         ids, tokens = table["id"].combine_chunks(), table["tokens"].combine_chunks()
         of, rows = units.parse(ids)
         wrong = np.flatnonzero((of != number) | (np.diff(rows, prepend=last) <= 0)).tolist()
-        findings.each(path, wrong, lambda i, ids=ids: f"the id {ids[i]} is not of this unit, or out of order")
+        findings.each(path, (f"the id {ids[i]} is not of this unit, or out of order" for i in wrong))
         lengths = tokens.value_lengths().to_numpy()
         wrong = np.flatnonzero(lengths != table["count"].to_numpy()).tolist()
-        findings.each(path, wrong, lambda i, ids=ids: f"{ids[i]} has another number of tokens than its count says")
+        findings.each(path, (f"{ids[i]} has another number of tokens than its count says" for i in wrong))
         wrong = np.flatnonzero(~_well_formed(tokens.flatten().to_numpy(), lengths, tokenizer)).tolist()
-        findings.each(path, wrong, lambda i, ids=ids: f"the tokens of {ids[i]} are not one document from begin to end within the vocabulary")
+        findings.each(
+            path,
+            (f"the tokens of {ids[i]} are not one document from begin to end within the vocabulary" for i in wrong),
+        )
         parts.append(rows[of == number])
         total += int(lengths.sum())
         last = int(rows[-1]) if len(rows) else last
@@ -141,7 +148,7 @@ def _hashes(texts: pa.Array) -> npt.NDArray[np.uint8]:
     ends = np.frombuffer(offsets, np.int32, len(texts) + 1, texts.offset * 4).tolist()
     view = memoryview(data) if data is not None else memoryview(b"")
     sha256 = hashlib.sha256
-    digests = [sha256(view[a:b]).digest()[:HASH_BYTES] for a, b in zip(ends, ends[1:], strict=False)]
+    digests = [sha256(view[a:b]).digest()[:HASH_BYTES] for a, b in pairwise(ends)]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, HASH_BYTES)
 
 

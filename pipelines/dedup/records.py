@@ -106,4 +106,4 @@ def fixed_binary(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[n
         if len(chunk)
     ]
     data = np.concatenate(parts) if parts else np.empty(0, np.uint8)
-    return data.view(dtype).reshape(len(column), -1)
+    return data.view(dtype).reshape(len(column), width // np.dtype(dtype).itemsize)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -111,11 +111,16 @@ def _nothing(run: Run, what: str) -> str:
         same = pc.or_(pc.equal(paths, base), pc.ends_with(paths, "/" + base))
         alike.update(paths.filter(same).to_pylist())
         compared.update(paths[: _COMPARED - len(compared)].to_pylist())
-    backwards = what[::-1]
-    near = sorted(alike, key=lambda path: (-len(commonprefix([path[::-1], backwards])), path))[:3]
+    near = sorted(alike, key=lambda path: (-_shared_end(path, what.partition("#")[0]), path))[:3]
     near = near or difflib.get_close_matches(what, sorted(compared), n=3)
     hint = f"; nearest: {', '.join(near)}" if near else ""
     return (
         f"{what}: not among the inputs of {run.directory}, nor the end of one's path (inputs are named by their path "
         f"below their source's root, documents by COMPONENT/UNIT/ROW){hint}"
     )
+
+
+def _shared_end(a: str, b: str) -> int:
+    """How many parts two paths share, counted from their ends."""
+    pairs = zip(reversed(a.split("/")), reversed(b.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -32,8 +32,7 @@ def _container(account: Container) -> Iterator[str]:
     if total > len(account.documents):
         yield f"the first {len(account.documents)}:"
     for document in account.documents:
-        records = ", ".join(f"{_count(len(view.records))} of view {view.sequence_length}" for view in document.views)
-        yield f"  {_name(document)}: {_fate(document)}{f', in {records}' if records else ''}"
+        yield f"  {_name(document)}: {'; '.join((_fate(document), *map(_in_view, document.views)))}"
 
 
 def _document(document: Document) -> Iterator[str]:
@@ -66,10 +65,7 @@ def _fate(document: Document) -> str:
 
 
 def _view(view: View) -> Iterator[str]:
-    if not view.finished:
-        yield f"  view {view.sequence_length}: not finished"
-        return
-    yield f"  view {view.sequence_length}: in {_count(len(view.records))}"
+    yield f"  {_in_view(view)}"
     spans = itertools.groupby(view.records, lambda record: (record.start, record.start + record.length))
     for number, ((start, stop), held) in enumerate(spans):
         if number == _SPANS:
@@ -82,5 +78,6 @@ def _view(view: View) -> Iterator[str]:
         yield f"    tokens [{start}, {stop}): unused, no record holds their sequence"
 
 
-def _count(records: int) -> str:
-    return f"{records:,} record{'' if records == 1 else 's'}"
+def _in_view(view: View) -> str:
+    records = f"{len(view.records):,} record{'' if len(view.records) == 1 else 's'}"
+    return f"view {view.sequence_length}: {f'in {records}' if view.finished else 'not finished'}"

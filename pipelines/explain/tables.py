@@ -36,8 +36,9 @@ def rows_where(path: str, key: str, wanted: Mask, columns: Iterable[str], stage:
                     parts.append(found.select(names).filter(mask))
             return pa.concat_tables(parts)
     except (OSError, pa.ArrowException, KeyError) as error:
+        problem = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise TokenmillError(
-            f"{path}: cannot be read, although its stage is finished ({' '.join(str(error).split())}); "
+            f"{path}: cannot be read, although its stage is finished ({problem}); "
             f"make it again with --replace-from {stage}"
         ) from None
 
