@@ -7,16 +7,16 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines import stages, storage
+from pipelines import stages
 from pipelines.jobs import Run
+from pipelines.parquet import read_table, row_groups
 from pipelines.plan import read_index
 from schemas.manifest import File, Stage
 
 
-def kept_documents(run: Run, task: int, columns: list[str]) -> Iterator[tuple[pa.Table, int]]:
-    """Row groups of the documents of a unit that were not dropped, each with how many its group had.
+def kept_documents(run: Run, task: int, columns: list[str]) -> Iterator[pa.Table]:
+    """Row groups of the documents of a unit that were not dropped.
 
     Raises:
         TokenmillError: the documents or drops are not what their manifests say.
@@ -26,16 +26,12 @@ def kept_documents(run: Run, task: int, columns: list[str]) -> Iterator[tuple[pa
     documents_path = index.path(run, "documents", "documents", task)
     _check(run, task, "dedup", "dedup", drops_path)
     _check(run, task, "documents", "ingest", documents_path)
-    with storage.open_read(drops_path) as file:
-        dropped = pq.read_table(file, columns=["row"])["row"].to_numpy()
+    dropped = read_table(drops_path, ["row"])["row"].to_numpy()
     row = 0
-    with storage.open_read(documents_path) as file:
-        parquet = pq.ParquetFile(file)
-        for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group, columns=columns)
-            rows = np.arange(row, row + table.num_rows)
-            row += table.num_rows
-            yield table.filter(pa.array(~np.isin(rows, dropped))), table.num_rows
+    for table in row_groups(documents_path, columns):
+        rows = np.arange(row, row + table.num_rows)
+        row += table.num_rows
+        yield table.filter(pa.array(~np.isin(rows, dropped)))
 
 
 def _check(run: Run, task: int, folder: str, stage: Stage, path: str) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.jobs import Run
+from pipelines.parquet import read_row_group, read_table
 from pipelines.sources import Reject, Slice, list_entries, plan_slices
 from schemas import manifest
 from schemas.arrow import UNITS, parquet_writer
@@ -100,8 +100,7 @@ def read_index(run: Run) -> UnitIndex:
 
 @lru_cache(maxsize=2)
 def _read_index(path: str) -> UnitIndex:
-    with storage.open_read(path) as file:
-        table = pq.read_table(file, columns=["component", "unit", "source"])
+    table = read_table(path, ["component", "unit", "source"])
     component = table["component"].combine_chunks().dictionary_encode()
     return UnitIndex(
         tuple(component.dictionary.to_pylist()),
@@ -168,8 +167,7 @@ def write_roots(run: Run, plan: Plan) -> None:
 
 def read_units(run: Run) -> tuple[Unit, ...]:
     """The units as written."""
-    with storage.open_read(run.path(PLAN)) as file:
-        return tuple(_unit(row) for row in pq.read_table(file).to_pylist())
+    return tuple(_unit(row) for row in read_table(run.path(PLAN)).to_pylist())
 
 
 def read_plan(run: Run) -> Plan:
@@ -179,8 +177,7 @@ def read_plan(run: Run) -> Plan:
 
 def read_unit(run: Run, task: int) -> tuple[Unit, str]:
     """One unit and its source's root, for a worker."""
-    with storage.open_read(run.path(PLAN)) as file:
-        group = pq.ParquetFile(file).read_row_group(task // _ROWS_A_GROUP)
+    group = read_row_group(run.path(PLAN), task // _ROWS_A_GROUP)
     row = group.slice(task % _ROWS_A_GROUP, 1).to_pylist()[0]
     unit = _unit(row)
     return unit, _roots(run.work(ROOTS))[unit.component][unit.source]

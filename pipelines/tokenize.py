@@ -114,7 +114,7 @@ class TokenizeUnit:
     ) -> Iterator[pa.Table]:
         rate = self.config.components[read_index(run).unit(task).component].fim_rate
         counts.update(kept=0, tokens=0)
-        for table, _ in kept_documents(run, task, ["id", "source", "text", "hash"]):
+        for table in kept_documents(run, task, ["id", "source", "text", "hash"]):
             texts = table["text"].to_pylist()
             keys = document_keys(table["hash"], self.config.seed, "order")
             encoded = encode_documents(tokenizer, texts, keys, rate)

@@ -123,7 +123,7 @@ _CATALOGUE: Final = (
         f"1 - distinct words / words, for documents of fewer than {SHORT_DOCUMENT_WORDS} words.",
     ),
     Rule(
-        "alphabetic_words", _PROSE, 0.7, None, True, f"{_GOPHER} has 0.8, of words between spaces",
+        "alphabetic_words", _PROSE, 0.8, None, True, _GOPHER,
         "Share of the words that hold a letter.",
     ),
     Rule(

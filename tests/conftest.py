@@ -31,17 +31,19 @@ def write_corpus(folder: Path) -> None:
     (code / "latin1.py").write_bytes("# caf\xe9\n".encode("latin-1") * 20)
     (code / "nothing.py").write_bytes(b"\n\n")
     lines = [json.dumps({"text": text, "name": name}) for name, text in sorted(topics.items())]
-    lines[3:3] = ["{broken", lines[0], lines[1][:-2] + ' And so on."}']
+    near = json.loads(lines[1])["text"] + " And so on."
+    lines[3:3] = ["{broken", lines[0], json.dumps({"text": near, "name": "near"})]
     (folder / "prose.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def small_config(corpus: Path) -> dict[str, object]:
-    """The config of the small run: two views, several units a component, prose repeated to hold its weight."""
+    """The config of the small run: two views, several units a component, prose repeated, some documents too long."""
     return {
         "seed": 5,
         "components": {
             "code": {
                 "weight": 0.7,
+                "fim_rate": 0.3,
                 "sources": [{"path": str(corpus / "code"), "format": "files", "include": ["**/*.py"]}],
             },
             "natural_language": {
@@ -52,6 +54,7 @@ def small_config(corpus: Path) -> dict[str, object]:
         },
         "ingest": {"unit_bytes": 250_000},
         "tokenizer": {"vocab_size": 800, "sample_characters": 400_000},
+        "tokenize": {"max_tokens": 15_000},
         "shard": {"sequence_lengths": [64, 256], "lanes": 4, "shard_bytes": 100_000},
         "validation": {"fraction": 0.05},
     }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from loader.verify.ids import IntArray
 
-BUCKET_TOKENS = 1 << 26
+BUCKET_TOKENS = 1 << 25
 
 # unit: its number; row: of the document in its unit; start, length: tokens of the document; shard: its number in the
 # view; record: its row there; at: where in the record the piece begins; sequence: of the component, in its split.

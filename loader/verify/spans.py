@@ -36,7 +36,7 @@ class BucketTokens:
 
     keys: IntArray
     offsets: IntArray
-    data: bytes
+    data: bytearray
     unread: tuple[int, ...]
 
 
@@ -82,7 +82,7 @@ class SpanCheck:
             self._check_sums(covered)
 
     def _load(self, units: range) -> BucketTokens:
-        keys, lengths, data, unread = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [], []
+        keys, lengths, data, unread = [np.empty(0, np.int64)], [np.empty(0, np.int64)], bytearray(), []
         schema = tokens_schema(self._record.dtype.name)
         for unit in units:
             path = self._token_files[unit]
@@ -98,11 +98,9 @@ class SpanCheck:
                 _, rows = self._packed.units.parse(ids)
                 keys.append(_keys(np.full(len(rows), unit), rows))
                 lengths.append(tokens.value_lengths().to_numpy().astype(np.int64))
-                data.append(tokens.flatten().to_numpy().astype(self._record.dtype, copy=False))
+                data += memoryview(tokens.flatten().to_numpy().astype(self._record.dtype, copy=False)).cast("B")
         offsets = np.concatenate(([0], np.cumsum(np.concatenate(lengths))))
-        return BucketTokens(
-            np.concatenate(keys), offsets, b"".join(memoryview(part).cast("B") for part in data), tuple(unread)
-        )
+        return BucketTokens(np.concatenate(keys), offsets, data, tuple(unread))
 
     def _compare(self, pieces: Pieces, tokens: BucketTokens) -> None:
         """The tokens of each piece in its record against those of its document."""

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import storage
 from pipelines.jobs import Run
+from pipelines.parquet import row_groups
 from pipelines.plan import read_index
 
 ROW_BITS = 32
@@ -91,10 +91,7 @@ def load(path: str) -> Records:
 
 def read_documents(run: Run, task: int, columns: list[str]) -> Iterator[pa.Table]:
     """Columns of a unit's documents, a row group at a time."""
-    with storage.open_read(read_index(run).path(run, "documents", "documents", task)) as file:
-        parquet = pq.ParquetFile(file)
-        for group in range(parquet.num_row_groups):
-            yield parquet.read_row_group(group, columns=columns)
+    return row_groups(read_index(run).path(run, "documents", "documents", task), columns)
 
 
 def fixed_binary(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:

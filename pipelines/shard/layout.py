@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
-from pipelines import stages, storage
+from pipelines import stages
 from pipelines.dedup.records import save
 from pipelines.jobs import Run
 from pipelines.packing import Method, pack
+from pipelines.parquet import read_table
 from pipelines.plan import read_index
 from pipelines.stages import Receipt
 from schemas import manifest
@@ -36,8 +36,7 @@ class PackUnit:
         """Pack one unit and leave its receipt."""
         index = read_index(run)
         unit = index.unit(task)
-        with storage.open_read(index.path(run, "tokens", "tokens", task)) as file:
-            table = pq.read_table(file, columns=["key", "count"])
+        table = read_table(index.path(run, "tokens", "tokens", task), ["key", "count"])
         keys, lengths = table["key"].to_numpy(), table["count"].to_numpy()
         held_out = is_validation(keys, self.thresholds[unit.component])
         counts: dict[str, int] = {"documents": len(keys)}

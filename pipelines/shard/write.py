@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import stages, storage
-from pipelines.dedup.records import load
+from pipelines.dedup.records import load, numbers, task_of
 from pipelines.jobs import Run
+from pipelines.parquet import read_table
 from pipelines.plan import read_index
 from pipelines.shard.layout import fill, layout_path
 from pipelines.stages import Receipt
@@ -72,8 +73,6 @@ class Mix:
 @lru_cache(maxsize=2)
 def read_mix(path: str) -> Mix:
     """The mix a driver wrote; read once a process."""
-    import json  # noqa: PLC0415
-
     content: dict[str, Any] = json.loads(storage.read_bytes(path))
     order = content.pop("order")
     for name in ("weights", "available", "names"):
@@ -103,19 +102,18 @@ class ShardWriter:
         """A unit's sequences, to the shards that hold them."""
         index = read_index(run)
         unit = index.unit(task)
-        with storage.open_read(index.path(run, "tokens", "tokens", task)) as file:
-            table = pq.read_table(file, columns=["tokens", "count"])
+        table = read_table(index.path(run, "tokens", "tokens", task), ["id", "tokens", "count"])
         tokens = table["tokens"].combine_chunks()
         flat = tokens.flatten().to_numpy()
         offsets = np.concatenate(([0], np.cumsum(table["count"].to_numpy())))
-        ids = _rows_in_documents(run, task)
+        docs = _document_numbers(task, table["id"].to_pylist())
         for split in ("train", "validation"):
             pieces = load(layout_path(run, self.layouts, split, task))
             sequences = int(pieces["sequence"][-1]) + 1 if len(pieces) else 0
             matrix = fill(pieces, flat, offsets, sequences, self.capacity, self.pad)
             first = self.mix(run).first[split][unit.component][unit.unit]
             places = self._places(run, unit.component, split, first, sequences)
-            yield from _blocks(task, pieces, ids, matrix, *places)
+            yield from _blocks(pieces, docs, matrix, *places)
 
     def _places(
         self, run: Run, component: str, split: str, first: int, sequences: int
@@ -182,9 +180,8 @@ class ShardWriter:
         self, run: Run, pieces: npt.NDArray[np.void], repeats: npt.NDArray[np.int64], held_out: int
     ) -> dict[str, int]:
         """Tokens of first uses, of repeats and in train, by component; and padding."""
-        order = self.mix(run).order
         index = read_index(run)
-        component = index.component[(pieces["doc"] >> np.uint64(32)).astype(np.int64)]
+        component = index.component[task_of(pieces["doc"])]
         again = repeats[pieces["row"]] > 0
         counts = {"padding": len(repeats) * self.capacity - int(pieces["length"].sum())}
         for c, name in enumerate(index.components):
@@ -193,20 +190,15 @@ class ShardWriter:
             counts[f"repeated.{name}"] = int(pieces["length"][mine & again].sum())
             if held_out < 0:
                 counts[f"train.{name}"] = int(pieces["length"][mine].sum())
-        assert set(index.components) == set(order.names)
         return counts
 
 
-def _rows_in_documents(run: Run, task: int) -> npt.NDArray[np.uint64]:
-    """The document number of every row of a unit's tokens file."""
-    with storage.open_read(read_index(run).path(run, "tokens", "tokens", task)) as file:
-        ids = pq.read_table(file, columns=["id"])["id"].to_pylist()
-    rows = np.array([int(id_.rsplit("/", 1)[1]) for id_ in ids], np.uint64)
-    return (np.uint64(task) << np.uint64(32)) | rows
+def _document_numbers(task: int, ids: list[str]) -> npt.NDArray[np.uint64]:
+    """The document numbers of a unit's document ids."""
+    return numbers(task, np.array([int(id_.rsplit("/", 1)[1]) for id_ in ids], np.int64))
 
 
 def _blocks(
-    task: int,
     pieces: npt.NDArray[np.void],
     docs: npt.NDArray[np.uint64],
     matrix: npt.NDArray[np.integer],

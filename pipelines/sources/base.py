@@ -95,6 +95,9 @@ def sample(data: bytes | str) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text on one line, printable; its type when it has none."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    """An error's text on one line, printable; its type when it has none. Of a system error no more than its meaning:
+    the rest names where the source lies on this machine, which no output may depend on.
+    """
+    told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(told.split()) or type(error).__name__
     return text.encode("utf-8", "backslashreplace").decode()

@@ -9,12 +9,12 @@ from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import stages, storage
 from pipelines.documents import kept_documents
 from pipelines.jobs import Each, Run, run_steps
 from pipelines.keys import document_keys
+from pipelines.parquet import read_table
 from pipelines.plan import read_index
 from pipelines.stages import Context, Receipt
 from pipelines.tokenizer import Tokenizer, train
@@ -68,7 +68,7 @@ class SampleUnit:
         """Write the unit's part of the sample."""
         share = self.quota[read_index(run).unit(task).component]
         chosen: list[str] = []
-        for table, _ in kept_documents(run, task, ["text", "hash", "characters"]):
+        for table in kept_documents(run, task, ["text", "hash", "characters"]):
             budget = int(share * sum(table["characters"].to_pylist()))
             order = np.argsort(document_keys(table["hash"], self.seed, "tokenizer sample"), kind="stable")
             for row in order.tolist():
@@ -99,8 +99,7 @@ class TrainModel:
 
     def _texts(self, run: Run) -> Iterator[str]:
         for unit in range(self.units):
-            with storage.open_read(run.work(self.folder, f"sample-{unit:07d}.parquet")) as file:
-                yield from pq.read_table(file)["text"].to_pylist()
+            yield from read_table(run.work(self.folder, f"sample-{unit:07d}.parquet"))["text"].to_pylist()
 
 
 def run(context: Context) -> None:
