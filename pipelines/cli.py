@@ -37,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
     tokenizer = commands.add_parser(
         "tokenizer",
         help="run the stages up to the tokenizer",
-        description="Train the config's tokenizer on a mixture sample of its deduplicated documents (or check and copy a given "
-        "one) to DIR/tokenizer/. The same as `run --stages ingest,dedup,tokenizer`.",
+        description="Train the config's tokenizer on a mixture sample of its deduplicated documents, or check and copy "
+        "a given one, to DIR/tokenizer/. The same as `run --stages ingest,dedup,tokenizer`.",
         allow_abbrev=False,
     )
     _add_target(tokenizer)

@@ -295,19 +295,19 @@ def _is_done(context: Context, component: str, expected: str) -> bool:
 
 def _check(config: Config, component: str, counts: dict[str, int]) -> None:
     """Refuse to go on with a source that is mostly unreadable, or with nothing."""
+    rejected = {key.removeprefix("rejected."): n for key, n in counts.items() if key.startswith("rejected.")}
+    reasons = ", ".join(f"{reason} {n}" for reason, n in rejected.items()) or "none"
     for index, source in enumerate(config.components[component].sources):
         seen = counts.get(f"source.{index}.documents_in", 0)
         unreadable = counts.get(f"source.{index}.unreadable", 0)
         if unreadable > config.ingest.max_rejected_fraction * seen:
-            reasons = ", ".join(f"{key[9:]} {n}" for key, n in counts.items() if key.startswith("rejected."))
             raise TokenmillError(
-                f"components.{component}: {unreadable} of {seen} documents of source {source.path} are unreadable, more than "
-                f"ingest.max_rejected_fraction = {config.ingest.max_rejected_fraction} allows (rejects: {reasons}); "
-                f"exclude what is not text, or raise the limit"
+                f"components.{component}: {unreadable} of {seen} documents of source {source.path} are unreadable, "
+                f"more than ingest.max_rejected_fraction = {config.ingest.max_rejected_fraction} allows (rejects: "
+                f"{reasons}); exclude what is not text, or raise the limit"
             )
     if not counts.get("kept"):
-        reasons = ", ".join(f"{key[9:]} {n}" for key, n in counts.items() if key.startswith("rejected."))
         raise TokenmillError(
-            f"components.{component}: nothing is left of {counts['documents_in']} documents (rejected: {reasons or 'none'}); "
+            f"components.{component}: nothing is left of {counts['documents_in']} documents (rejects: {reasons}); "
             f"look at documents/{component}/rejected-*.parquet and at the quality rules"
         )

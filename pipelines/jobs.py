@@ -73,7 +73,7 @@ class Exchange:
     """A step that moves bytes from `sources` tasks to `destinations` tasks.
 
     emit(run, source): yields (destination, bytes) in ascending destination order, each destination at most once.
-    receive(run, destination, blocks): commits the destination's output; blocks come in source order, empty ones left out.
+    receive(run, destination, blocks): commits the destination's output; blocks in source order, no empty ones.
     folder: where spill files go, unique to the step and its fingerprint.
     done: names the file a finished destination has committed.
     """

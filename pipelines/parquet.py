@@ -1,7 +1,7 @@
 """Reading Parquet through an open file.
 
-Arrow's own threads are kept out: one that still holds a Python file object when the interpreter ends aborts the process.
-The workers are what runs side by side.
+Arrow's own threads are kept out: one that still holds a Python file object when the interpreter ends aborts the
+process. The workers are what runs side by side.
 """
 
 from __future__ import annotations

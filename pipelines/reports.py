@@ -20,10 +20,9 @@ def validate(path: str) -> int:
     console = Console(highlight=False)
     console.print(_sources(config, fresh))
     units = len(fresh.units)
-    console.print(
-        f"{path} is valid: {units} units, sequence lengths {', '.join(map(str, config.shard.sequence_lengths))}, "
-        f"{'a given tokenizer' if config.tokenizer.model else f'a tokenizer of {config.tokenizer.vocab_size} to be trained'}."
-    )
+    lengths = ", ".join(map(str, config.shard.sequence_lengths))
+    model = config.tokenizer.model or f"a tokenizer of {config.tokenizer.vocab_size} ids to be trained"
+    console.print(f"{path} is valid: {units} units, sequence lengths {lengths}, {model}.")
     return 0
 
 
@@ -87,7 +86,8 @@ def _summary(run: Run, config: Config, stage: str) -> str:
     folder = {"ingest": "documents", "dedup": "dedup", "tokenize": "tokens"}[stage]
     found = stages.total(stages.need_manifest(run, folder, name).counts for name in config.components)
     if stage == "dedup":
-        return f"{found['dropped.exact_duplicate']:,} exact and {found['dropped.near_duplicate']:,} near-duplicates dropped"
+        exact, near = found["dropped.exact_duplicate"], found["dropped.near_duplicate"]
+        return f"{exact:,} exact and {near:,} near-duplicates dropped"
     rejected = sum(count for key, count in found.items() if key.startswith("rejected."))
     tokens = f", {found['tokens']:,} tokens" if stage == "tokenize" else ""
     return f"{found['kept']:,} documents kept, {rejected:,} rejected{tokens}"

@@ -103,8 +103,8 @@ def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: 
         return
     raise Refused(
         f"{this.directory}: holds a run of another config or other inputs:\n" + "\n".join(lines) + "\n"
-        f"The first stage affected is {first}. Give another --output, or --replace-from {first} to make that stage and all "
-        f"after it again."
+        f"The first stage affected is {first}. Give another --output, or --replace-from {first} to make that stage and "
+        f"all after it again."
     )
 
 

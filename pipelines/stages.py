@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from pipelines import storage
 from pipelines.jobs import Run
@@ -65,7 +66,7 @@ class Receipt(Model):
     task: int
     files: tuple[File, ...]
     unit: Unit
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field(default_factory=dict)
 
 
 def work_folder(stage: str, fingerprint: str) -> str:

@@ -1,12 +1,13 @@
 """The supervisor of a run: takes the lock, keeps attempts going, shows progress, and leaves the directory clean.
 
 The stages run in a child process (`pipelines.attempt`) that can be ended as a whole: Beam's driver waits for ever for
-a worker that died. After a death the supervisor starts another attempt on what remains, at most `MAX_FRUITLESS` times in a
-row without a unit committed in between.
+a worker that died. After a death the supervisor starts another attempt on what remains, until `MAX_FRUITLESS` in a row
+have committed nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -65,8 +66,9 @@ class Supervisor:
             fruitless = 0 if self._committed_ever() != before else fruitless + 1
             if fruitless >= MAX_FRUITLESS:
                 raise TokenmillError(
-                    f"a worker died {MAX_FRUITLESS} times in a row without a unit done, most likely for want of memory; "
-                    f"try fewer workers (--direct_num_workers) or smaller units (ingest.unit_bytes)"
+                    f"a worker died {MAX_FRUITLESS} times in a row without a unit done, most likely for want of memory "
+                    f"({_log_path(self._run)} may say more); try fewer workers (--direct_num_workers) or smaller units "
+                    f"(ingest.unit_bytes)"
                 )
             self._progress.note("a worker died; starting again on what remains")
 
@@ -136,11 +138,8 @@ class Supervisor:
 
     def _committed_ever(self) -> int:
         """How much work has been committed: receipts and work files of any stage, and finished stages."""
-        folders = (
-            [name for name in storage.names_in(self._run.work())]
-            if storage.is_local(self._run.directory)
-            else self._folders
-        )
+        local = storage.is_local(self._run.directory)
+        folders = storage.names_in(self._run.work()) if local else self._folders
         files = sum(len(storage.names_in(self._run.work(folder))) for folder in folders if "." not in folder)
         return files + 1_000_000 * len(self.facts["stages"])
 
@@ -177,8 +176,6 @@ def _read_events(stream: IO[bytes], events: queue.Queue[dict[str, Any] | None]) 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
     """End the attempt and its workers, whether or not they still run."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()

@@ -176,7 +176,8 @@ def run(context: Context) -> None:
         counts = stages.total(receipt.unit.counts for receipt in receipts)
         if not counts["kept"]:
             raise TokenmillError(
-                f"components.{name}: no document is left after the token rules; look at tokens/{name}/rejected-*.parquet"
+                f"components.{name}: no document is left after the token rules; "
+                f"look at tokens/{name}/rejected-*.parquet"
             )
         keys = [receipt.facts["least_key"] for receipt in receipts if receipt.facts["least_key"] is not None]
         whole = StageManifest(

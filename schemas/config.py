@@ -83,7 +83,7 @@ class Component(Strict):
     """A named source mix with a weight.
 
     weight: share of the records, a decimal; the weights of all components sum to 1.
-    kind: how text is cleaned and which rules apply; by default `code` for a component called code, else natural_language.
+    kind: how text is cleaned and which rules apply; by default `code` for the one called so, else natural_language.
     max_repeats: how often, at most, a packed sequence may occur in one epoch so that the weight can be held.
     fim_rate: share of documents rewritten for fill-in-the-middle (PSM).
     quality: rule name to bounds, or `false` to switch the rule off (`quality: {rules: false}` switches all off).
@@ -200,7 +200,11 @@ class Validation(Strict):
 
 
 class Ingest(Strict):
-    """unit_bytes: input bytes a unit aims at. max_rejected_fraction: share of a source's inputs that may be unreadable."""
+    """Reading.
+
+    unit_bytes: input bytes a unit aims at.
+    max_rejected_fraction: share of a source's documents that may be unreadable; above it the run stops.
+    """
 
     unit_bytes: int = Field(default=16_777_216, ge=1024)
     max_rejected_fraction: float = Field(default=0.1, ge=0, le=1)

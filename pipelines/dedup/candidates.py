@@ -5,10 +5,10 @@ Documents that agree on all rows of a band share a bucket. Each document sends, 
 agree on a sketch bit with probability (1 + J) / 2 (b-bit minwise hashing with b = 1, Li & König, arXiv 0910.3349).
 
 In a bucket, documents with equal sketches form a star around their smallest number. Of the stars' centres, each is
-joined to the `NEAREST` earlier ones whose sketches are nearest, looking back over at most `WINDOW` of them. So a bucket of n
-documents gives O(n) edges; a bucket of a hundred thousand identical signatures is one star. A pair at J >= 0.85 shares
-8.7 buckets on average (32 bands of 8 rows), each with other sketch bits, so a family of templates in between does
-not hide it.
+joined to the `NEAREST` earlier ones whose sketches are nearest, looking back over at most `WINDOW` of them. So a bucket
+of n documents gives O(n) edges; a bucket of a hundred thousand identical signatures is one star. A pair at J >= 0.85
+shares 8.7 buckets on average (32 bands of 8 rows), each with other sketch bits, so a family of templates in between
+does not hide it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Clusters: connected components of the verified edges.
 
-Large edge sets: the alternating algorithm of Kiveris et al., "Connected Components in MapReduce and Beyond" (SoCC 2014),
-large-star then small-star, each one exchange, until no edge changes. Small edge sets: SciPy on one worker. Both
+Large edge sets: the alternating algorithm of Kiveris et al., "Connected Components in MapReduce and Beyond" (SoCC
+2014), large-star then small-star, each one exchange, until no edge changes. Small edge sets: SciPy on one worker. Both
 label a document with the smallest number of its cluster.
 """
 
@@ -73,7 +73,7 @@ def _joined(node: npt.NDArray[np.uint64], target: npt.NDArray[np.uint64]) -> Rec
 
 
 def labels_of_stars(edges: Records) -> Records:
-    """LABEL records of converged edges, which are stars (centre u, leaf v), for all leaves; centres label themselves."""
+    """LABEL records of the leaves of converged edges, which are stars (centre u, leaf v)."""
     labels = np.empty(len(edges), LABEL)
     labels["doc"], labels["cluster"] = edges["v"], edges["u"]
     return labels

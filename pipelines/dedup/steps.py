@@ -197,12 +197,12 @@ class Steps:
 
     def rounds(self, sources: int, before: str, number: int) -> list[Exchange]:
         """One round of large star and small star; `before` names the step whose edges it starts from."""
+        large, small = f"large-{number:03d}", f"small-{number:03d}"
+        emit_large, emit_small = partial(self.emit_both_ways, before), partial(self.emit_down, large)
         return [
-            self.exchange(f"large-{number:03d}", sources, self.ranges, partial(self.emit_both_ways, before),
-                          partial(self.receive_star, f"large-{number:03d}")),
-            self.exchange(f"small-{number:03d}", self.ranges, self.ranges, partial(self.emit_down, f"large-{number:03d}"),
-                          partial(self.receive_star, f"small-{number:03d}")),
-        ]  # fmt: skip
+            self.exchange(large, sources, self.ranges, emit_large, partial(self.receive_star, large)),
+            self.exchange(small, self.ranges, self.ranges, emit_small, partial(self.receive_star, small)),
+        ]
 
     def emit_both_ways(self, before: str, run: Run, number: int) -> Emitted:
         """Neighbourhoods, to the range of their node."""

@@ -18,7 +18,7 @@ from pipelines.minhash import band_keys
 
 
 def priority_order(records: Records, keep: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Indices that put records in the order they are kept: higher priority, quality and length first, then the smaller number.
+    """Indices that sort records by who is kept first: higher priority, quality, length, then the smaller number.
 
     keep: the keys, most important first; the document number always decides what they leave open. A missing
     quality (NaN) counts as the lowest.

@@ -29,7 +29,7 @@ Failure = tuple[str, float, str]
 """(rule, measured value, bound that it breaks, such as "<= 0.7")."""
 
 
-def measure(  # noqa: PLR0917
+def measure(
     table: TextTable,
     texts: Sequence[str],
     kind: RuleKind,

@@ -148,18 +148,16 @@ class _View:
         names = list(self._context.plan.by_component)
         first: dict[str, dict[str, list[int]]] = {"train": {}, "validation": {}}
         totals: dict[str, dict[str, int]] = {"train": {}, "validation": {}}
-        for split in first:
-            for name in names:
-                counts = [
-                    packed[task].unit.counts[f"{split}_sequences"] for task in self._context.plan.by_component[name]
-                ]
-                first[split][name] = [0, *itertools.accumulate(counts)][:-1]
-                totals[split][name] = sum(counts)
+        for split, name in itertools.product(first, names):
+            tasks = self._context.plan.by_component[name]
+            counts = [packed[task].unit.counts[f"{split}_sequences"] for task in tasks]
+            first[split][name] = [0, *itertools.accumulate(counts)][:-1]
+            totals[split][name] = sum(counts)
         for name in names:
             if not totals["train"][name]:
                 raise TokenmillError(
-                    f"components.{name}: all {self._tokens[name].counts['kept']} documents are held out for validation, none is "
-                    f"left to train on; set validation.fraction: 0, or give the component more documents"
+                    f"components.{name}: all {self._tokens[name].counts['kept']} documents are held out for "
+                    f"validation, none is left to train on; set validation.fraction: 0, or give it more documents"
                 )
         components = [self._config.components[name] for name in names]
         available = [totals["train"][name] for name in names]
@@ -259,8 +257,8 @@ class _View:
         records = order.records + sum(split.records for split in validation.values())
         if not whole.conservation.documents.holds() or not whole.conservation.tokens.holds(records, self._length):
             raise TokenmillError(
-                f"{view_folder(self._length)}: documents or tokens do not add up ({whole.conservation}); this is a defect, "
-                f"please report it"
+                f"{view_folder(self._length)}: documents or tokens do not add up ({whole.conservation}); "
+                f"this is a defect, please report it"
             )
         self._run.commit_bytes(self._run.path(view_folder(self._length), stages.MANIFEST), manifest.dump(whole))
 

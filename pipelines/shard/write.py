@@ -1,4 +1,4 @@
-"""From packed sequences to shards: each unit sends its sequences to the slots they take, each shard is written whole."""
+"""From packed sequences to shards: each unit sends its sequences to their slots, each shard is written whole."""
 
 from __future__ import annotations
 

@@ -1,0 +1,23 @@
+"""A run to damage."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def run(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the small run with its view of 64 tokens alone: half the work."""
+    copy = Path(shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("256")))
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["shard"]["sequence_lengths"] = [64]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    return copy
+
+
+@pytest.fixture
+def view(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the small run's view of 64 tokens, alone."""
+    return Path(shutil.copytree(small_run / "shards/64", tmp_path / "view"))
