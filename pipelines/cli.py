@@ -51,7 +51,11 @@ def parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="what became of a document or an input file, and why")
     explain.add_argument("directory", metavar="DIR", help="a run directory")
-    explain.add_argument("what", metavar="PATH|ID", help="a source path, or a document id such as code/3/17")
+    what = explain.add_mutually_exclusive_group(required=True)
+    what.add_argument("what", metavar="PATH|ID", nargs="?", help="a source path, or a document id such as code/3/17")
+    what.add_argument(
+        "--a-drop", action="store_true", help="a document that was dropped as a near-duplicate, as an example"
+    )
     explain.add_argument("--json", action="store_true", help="print JSON")
     return top
 
@@ -105,9 +109,9 @@ def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
 
         return status(parsed.directory)
     if parsed.command == "explain":
-        from pipelines.explain import run_explain  # noqa: PLC0415
+        from pipelines.explain import a_drop, run_explain  # noqa: PLC0415
 
-        return run_explain(parsed.directory, parsed.what, parsed.json)
+        return run_explain(parsed.directory, parsed.what or a_drop(parsed.directory), parsed.json)
     from pipelines.run import run  # noqa: PLC0415
     from schemas.config import load_config  # noqa: PLC0415
 

@@ -219,7 +219,7 @@ class _Ingestion:
             "signature": _fixed_binary(signatures[kept]),
             "metadata": [list(metadata.items()) for metadata in _select(batch.metadata, kept)],
             "characters": [len(text) for text in _select(batch.texts, kept)],
-            "words": np.diff(table.document_offsets)[kept],
+            "words": np.diff(table.token_offsets)[kept],
             "quality": _select(batch.quality, kept),
         }
         for name in self._bounds:

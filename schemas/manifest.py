@@ -1,7 +1,7 @@
 """Manifests: what a stage wrote, from what, under which fingerprint.
 
-A stage's `manifest.json` is written last: it exists if and only if the stage is whole. `json_schema()` gives the JSON
-Schema of both kinds for other languages.
+A stage's `manifest.json` is written last: it exists if and only if the stage is whole. The
+JSON Schema of both kinds is in `schemas/json/`.
 """
 
 from __future__ import annotations
@@ -233,8 +233,3 @@ def fingerprint(content: Any) -> str:
     """The sha256 (hex) of canonical JSON: sorted keys, no spaces."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schemas of the manifests, by model name."""
-    return {model.__name__: model.model_json_schema(by_alias=True) for model in (StageManifest, ShardManifest)}

@@ -44,6 +44,7 @@ class _RunCheck:
     def check(self, progress: Progress) -> None:
         findings, run = self._findings, self._run
         self._check_presence()
+        self._check_config()
         for folder, stage in run.stages.items():
             for name, whole in stage.items():
                 self._files[folder, name] = Files(findings, self._folder / folder / name, whole.files)
@@ -179,6 +180,20 @@ class _RunCheck:
                 self._findings.problem(
                     self._folder / "shards" / name / MANIFEST, "its tokenizer is not the one in tokenizer/"
                 )
+
+    def _check_config(self) -> None:
+        """The views have the config's seed, packing and weights."""
+        config = self._config
+        if config is None:
+            return
+        for name, view in self._run.views.items():
+            path = self._folder / "shards" / name / MANIFEST
+            self._findings.expect(path, "seed", view.order.seed, config.seed)
+            self._findings.expect(path, "packing", view.packing, config.shard.packing)
+            for part in view.order.components:
+                if part.name in config.components:
+                    weight = float(config.components[part.name].weight)
+                    self._findings.expect(path, f"requested share of {part.name}", part.requested, weight)
 
     def _check_plan(self, units: Units) -> None:
         """The plan lists the units that were worked through."""

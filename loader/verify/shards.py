@@ -165,7 +165,9 @@ class ShardCheck:
         return shard.file.path in self._files.good
 
     def _check_block(self, path: Path, first: int, tokens: npt.NDArray[np.integer], pieces: Pieces) -> None:
-        """After its pieces a record is padding alone; a document's first tokens begin with begin."""
+        """Ids are in the vocabulary, a record ends in padding alone, documents start with begin."""
+        foreign = first + np.flatnonzero(((tokens < 0) | (tokens >= self._tokenizer.vocab_size)).any(axis=1))
+        self._findings.each(path, (f"record {row} holds ids beyond the vocabulary" for row in foreign))
         record = pieces["record"] - first
         filled = np.bincount(record, pieces["length"], len(tokens)).astype(np.int64)
         beyond = np.arange(self._record.capacity) >= filled[:, None]

@@ -19,11 +19,24 @@ from pipelines.explain.find import Target, find
 from pipelines.explain.render import as_json, as_text
 from pipelines.explain.tables import Mask, one_of
 from pipelines.jobs import Run
+from pipelines.parquet import read_table
 from pipelines.run import read_config
+from pipelines.stages import need_manifest
 from schemas.config import Config
 from schemas.errors import TokenmillError
 
-__all__ = ["Account", "Container", "Document", "Drop", "Record", "Rejection", "View", "explain", "run_explain"]
+__all__ = [
+    "Account",
+    "Container",
+    "Document",
+    "Drop",
+    "Record",
+    "Rejection",
+    "View",
+    "a_drop",
+    "explain",
+    "run_explain",
+]
 
 FIRST = 20  # documents of a container that are told in full
 
@@ -62,6 +75,27 @@ def explain(directory: str, what: str) -> list[Account]:
             f"explain {path} counts what it holds and lists the first {FIRST}"
         )
     return accounts
+
+
+def a_drop(directory: str) -> str:
+    """The id of the first near-duplicate that was dropped, or of the first exact one where there is no other.
+
+    Raises:
+        Refused: `directory` is no run.
+        TokenmillError: nothing was dropped, or dedup is not finished.
+    """
+    run = Run(directory, "explain")
+    first: str | None = None
+    for component in read_config(run).components:
+        for file in need_manifest(run, "dedup", component).files:
+            drops = read_table(run.path("dedup", component, file.path), ["id", "reason"]) if file.records else None
+            for drop in drops.to_pylist() if drops else ():
+                if drop["reason"] == "near_duplicate":
+                    return str(drop["id"])
+                first = first or drop["id"]
+    if first is None:
+        raise TokenmillError(f"{directory}: no document was dropped as a duplicate")
+    return first
 
 
 def _by_id(run: Run, component: str, unit: int, row: int) -> Document:

@@ -35,6 +35,12 @@ def order_of(view: Path) -> Order:
     return Order(manifest.order.seed, train.lanes, train.groups, train.rows, weights, available, names)
 
 
+def slot(order: Order, position: int) -> tuple[int, int]:
+    """(shard, row) of a position."""
+    shard, row = order.locate(position)
+    return int(shard), int(row)
+
+
 def set_row(column: str, value: Any, row: int = 0) -> Callable[[Rows], Rows]:
     def change(rows: Rows) -> Rows:
         rows[row][column] = value(rows[row][column]) if callable(value) else value
@@ -115,12 +121,12 @@ def test_a_drop_for_a_dropped_document_is_told(run: Path) -> None:
     ("change", "sentence"),
     [
         (lambda ids: [9, *ids[1:]], "from begin to end"),
-        (lambda ids: ids[:-1] + [9], "from begin to end"),
-        (lambda ids: ids[:4] + [PAD] + ids[5:], "from begin to end"),
-        (lambda ids: ids[:4] + [2, 1] + ids[6:], "from begin to end"),
-        (lambda ids: ids[:4] + [800] + ids[5:], "from begin to end"),
+        (lambda ids: [*ids[:-1], 9], "from begin to end"),
+        (lambda ids: [*ids[:4], PAD, *ids[5:]], "from begin to end"),
+        (lambda ids: [*ids[:4], 2, 1, *ids[6:]], "from begin to end"),
+        (lambda ids: [*ids[:4], 800, *ids[5:]], "from begin to end"),
         (lambda ids: ids[:4] + ids[5:], "another number of tokens"),
-        (lambda ids: ids[:4] + [ids[4] % 500 + 263] + ids[5:], "has other tokens there"),
+        (lambda ids: [*ids[:4], ids[4] % 500 + 263, *ids[5:]], "has other tokens there"),
     ],
 )
 def test_altered_tokens_are_told(run: Path, change: Callable[[list[int]], list[int]], sentence: str) -> None:
@@ -202,8 +208,7 @@ def test_a_repeat_with_other_content_is_told(run: Path) -> None:
     source = next(
         m for m in n[(component == 1) & (repeat == 0)] if unit[m] == unit[target] and sequence[m] != sequence[target]
     )
-    places = [tuple(int(at) for at in order.locate(m)) for m in (source, target)]
-    copy_record(view, places[0], places[1])
+    copy_record(view, slot(order, source), slot(order, target))
     assert told(run, "which the first use of the same sequence does not")
 
 
@@ -213,7 +218,7 @@ def test_tokens_in_two_sequences_are_told(run: Path) -> None:
     n = np.arange(order.records)
     component, sequence, _ = order.sequence_at(n)
     mine = n[(component == 0) & (unit_of(view, 0, sequence) == 0)]
-    copy_record(view, *(tuple(int(at) for at in order.locate(m)) for m in mine[:2]))
+    copy_record(view, slot(order, mine[0]), slot(order, mine[1]))
     assert told(run, "some of which are in another sequence too")
 
 
@@ -224,8 +229,7 @@ def test_a_document_in_both_splits_is_told(view: Path) -> None:
     units = pq.read_table(view / "units.parquet").to_pylist()
     held_out = next(row["unit"] for row in units if row["component"] == "code" and row["validation_sequences"])
     mine = n[(component == 0) & (unit_of(view, 0, sequence) == held_out)]
-    shard, row = (int(at) for at in order.locate(mine[0]))
-    copy_record(view, (shard, row), ("validation-code", 0))
+    copy_record(view, slot(order, mine[0]), ("validation-code", 0))
     assert told(view, "which is in train and in validation")
 
 
@@ -294,7 +298,6 @@ def test_altered_provenance_is_told(run: Path, change: Callable[[Rows], Rows], s
         ("order", "seed"),
         ("order", "components", 0, "weight"),
         ("order", "components", 0, "realised"),
-        ("tokenizer", "vocab_size"),
         ("sequence_length",),
     ],
 )
@@ -337,6 +340,19 @@ def test_numbers_that_add_up_and_are_not_those_of_the_files_are_told(run: Path) 
     problems = "\n".join(check(run).problems)
     for what in ("documents in", "documents rejected as empty", "tokens encoded", "tokens unused"):
         assert f"shards/64/manifest.json: {what}: stated " in problems
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (("tokenizer", "vocab_size"), "its tokenizer is not the one in tokenizer/"),
+        (("order", "components", 0, "requested"), "requested share of code"),
+        (("order", "seed"), "seed: stated"),
+    ],
+)
+def test_a_view_of_another_config_or_tokenizer_is_told(run: Path, keys: tuple[str | int, ...], sentence: str) -> None:
+    edit_json(run / "shards/64/manifest.json", shift_count(*keys))
+    assert told(run, "shards/64/manifest.json", sentence)
 
 
 def test_inputs_of_another_run_are_told(run: Path) -> None:
