@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import sys
 from typing import Any
@@ -57,15 +58,21 @@ def main() -> int:
 
 
 def _reason(run: Run, error: Exception) -> str:
-    """The sentence a worker or the driver gave; a traceback only for what nobody foresaw."""
-    if isinstance(error, TokenmillError):
-        return str(error)
+    """The sentence a worker or the driver gave; a traceback only for what nobody foresaw.
+
+    A worker leaves its reason in a file (`Run.fail`). Where the disk is full there is none: then it is read out of
+    Beam's message, which holds the worker's traceback as text.
+    """
     names = sorted(storage.names_in(run.work()))
     for kind in ("sentence", "traceback"):
         for name in names:
             if name.startswith(f"{kind}-{run.run_id}-"):
                 return storage.read_bytes(run.work(name)).decode()
-    return f"{type(error).__name__}: {error}"
+    told = str(error).split(" [while running")[0]
+    if isinstance(error, TokenmillError):
+        return told
+    found = re.search(r"schemas\.errors\.\w+: (.*)", told)
+    return found[1] if found else f"{type(error).__name__}: {told}"
 
 
 if __name__ == "__main__":

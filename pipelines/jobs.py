@@ -12,6 +12,7 @@ An exchange moves bytes from source tasks to destination tasks, in one of two fo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,7 +57,8 @@ class Run:
         """Leave what ended a task where the driver finds it: Beam wraps exceptions beyond recognition."""
         told = str(error) if isinstance(error, TokenmillError) else traceback.format_exc()
         kind = "sentence" if isinstance(error, TokenmillError) else "traceback"
-        storage.write_bytes(self.work(f"{kind}-{self.run_id}-{os.getpid()}"), told.encode(), self.run_id)
+        with contextlib.suppress(TokenmillError):  # a full disk: the driver reads Beam's message instead
+            storage.write_bytes(self.work(f"{kind}-{self.run_id}-{os.getpid()}"), told.encode(), self.run_id)
 
 
 @dataclass(frozen=True)

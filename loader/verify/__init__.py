@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loader.locate import MANIFEST, Place
 from loader.progress import Progress
+from loader.verify.documents import compare_counts, unit_counts
 from loader.verify.files import Files
 from loader.verify.findings import Findings
 from loader.verify.run import check_run
@@ -34,6 +35,8 @@ def verify(place: Place, progress: Progress) -> Findings:
         ViewCheck(findings, view, files).check(progress)
     else:
         stage = manifest.load(StageManifest, path)
+        if stage.units:
+            compare_counts(findings, path, "all units", stage.counts, unit_counts(stage))
         _hash(Files(findings, place.folder, stage.files), progress)
         findings.notes.append("files and rows of one stage alone; verify the run to check what they hold")
     return findings

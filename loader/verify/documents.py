@@ -29,7 +29,7 @@ from loader.verify.unit_files import (
     count_rejects,
     rejected_rows,
 )
-from schemas.manifest import TokenizerInfo
+from schemas.manifest import StageManifest, TokenizerInfo
 
 T = TypeVar("T")
 
@@ -169,6 +169,14 @@ class DocumentChain:
         component, unit = self._units.name(number).split("/")
         units = self._units.counts[self._units.names.index(component)]
         return self._run.folder / folder / component / f"{kind}-{int(unit):05d}-of-{units:05d}.parquet"
+
+
+def unit_counts(stage: StageManifest) -> Counts:
+    """The counts of a stage's units, added up."""
+    summed: Counts = Counter()
+    for unit in stage.units:
+        summed.update(unit.counts)
+    return summed
 
 
 def compare_counts(findings: Findings, path: Path, what: str, stated: dict[str, int], found: Counts) -> None:

@@ -43,7 +43,7 @@ class Files:
 
     def _is_as_stated(self, file: File | UnitsFile) -> bool:
         findings, path = self._findings, self.folder / file.path
-        if Path(file.path).name != file.path:
+        if Path(file.path).name != file.path or "\0" in file.path:
             findings.problem(self.folder / MANIFEST, f"names the file {file.path!r}, which is not in its own folder")
             return False
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from loader.locate import COMPONENT_FOLDERS, MANIFEST, RunManifests, read_run
 from loader.progress import Progress
-from loader.verify.documents import Counts, DocumentChain, compare_counts
+from loader.verify.documents import DocumentChain, compare_counts, unit_counts
 from loader.verify.files import Files
 from loader.verify.findings import Findings
 from loader.verify.ids import Units
@@ -128,10 +127,7 @@ class _RunCheck:
         findings, path = self._findings, self._folder / folder / name / MANIFEST
         findings.expect(path, "stage", stage.stage, COMPONENT_FOLDERS[folder])
         findings.expect(path, "component", stage.component, name)
-        summed: Counts = Counter()
-        for unit in stage.units:
-            summed.update(unit.counts)
-        compare_counts(findings, path, "all units", stage.counts, summed)
+        compare_counts(findings, path, "all units", stage.counts, unit_counts(stage))
         if [unit.unit for unit in stage.units] != list(range(units)):
             findings.problem(path, f"its units are not the {units} of the documents, counted from 0")
             return False
