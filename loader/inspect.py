@@ -9,7 +9,7 @@ import numpy as np
 from loader.locate import MANIFEST, Place, RunManifests, read_run
 from schemas import manifest
 from schemas.manifest import File, ShardManifest, StageManifest
-from schemas.mixture import pattern
+from schemas.mixture import MAX_DENOMINATOR, pattern
 
 Facts = dict[str, Any]
 
@@ -109,14 +109,15 @@ def view_facts(view: ShardManifest) -> Facts:
     }
 
 
-def largest_prefix_error(weights: tuple[int, ...]) -> float:
+def largest_prefix_error(weights: tuple[int, ...]) -> float | None:
     """The largest distance, in records, of any component from its exact share in any prefix of the order.
 
     The order repeats the pattern of D = sum(weights) records without end, in every epoch, and after D records every
-    component has its share exactly: the largest |count_c(p) - p·a_c/D| over p <= D is the largest of all.
+    component has its share exactly: the largest |count_c(p) - p·a_c/D| over p <= D is the largest of all. None for
+    weights no order has.
     """
-    if not weights or min(weights) < 0 or not sum(weights):
-        return 0.0
+    if not weights or min(weights) < 0 or not 0 < sum(weights) <= MAX_DENOMINATOR:
+        return None
     chosen = pattern(weights)[:, None] == np.arange(len(weights))
     p = np.arange(1, len(chosen) + 1)[:, None]
     return float(np.abs(np.cumsum(chosen, axis=0) - p * np.array(weights) / sum(weights)).max())

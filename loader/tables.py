@@ -113,9 +113,9 @@ class _Page:
             for name, c in parts.items()
         ]
         self.table("mixture of the train split", ["component", "requested", "realised", "records", "of tokens"], rows)
-        self.line(
-            f"in every prefix of the order, shares are held to within {view['mixture_error']:.2f} records (computed)"
-        )
+        if view["mixture_error"] is not None:
+            held = f"{view['mixture_error']:.2f} records (computed)"
+            self.line(f"in every prefix of the order, shares are held to within {held}")
         columns = ["documents", "tokens", "available", "used", "unused", "repeats"]
         rows = [[name, *(_count(c[column]) for column in columns)] for name, c in parts.items()]
         self.table("packed sequences", ["component", *columns], rows)

@@ -38,7 +38,7 @@ FOLDERS: dict[Stage, str] = {
 
 
 SMALL_BYTES = 48 << 20  # of input: ingesting or tokenizing this takes one process about as long as starting two
-SMALL_DOCUMENTS = 200_000  # whose signatures, or token counts, one process settles in seconds
+SMALL_DOCUMENTS = 50_000  # whose signatures, or token counts, one process settles in seconds
 
 
 @dataclass(frozen=True)

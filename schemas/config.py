@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sysconfig
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,7 +100,10 @@ class Component(Strict):
     @field_validator("weight", mode="before")
     @classmethod
     def _decimal_from_text(cls, value: Any) -> Any:
-        return Decimal(str(value)) if isinstance(value, float | int) and not isinstance(value, bool) else value
+        try:
+            return Decimal("none" if isinstance(value, bool) else str(value))
+        except InvalidOperation:
+            raise ValueError("a weight is a decimal number such as 0.87") from None
 
     @field_validator("quality")
     @classmethod
@@ -268,6 +272,21 @@ class Config(Strict):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML in which a key that stands twice in one mapping is an error, where YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path) -> Config:
     """Read and validate a YAML config.
 
@@ -275,7 +294,7 @@ def load_config(path: str | Path) -> Config:
         Refused: the file is absent, not YAML, or a key is unknown, ill-typed or out of range.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
     except FileNotFoundError:
         raise Refused(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -288,14 +307,31 @@ def parse_config(raw: Any, origin: str) -> Config:
     if not isinstance(raw, dict):
         raise Refused(f"{origin}: a config is a mapping of keys; this holds {type(raw).__name__}")
     try:
-        return Config.model_validate(raw)
+        text = json.dumps(raw, default=str)
+    except (TypeError, ValueError):
+        raise Refused(f"{origin}: holds itself by an alias, or a key that is no text") from None
+    try:
+        # As JSON, because only there do strict types (no "16" and no true for 16) leave lists and decimals alone.
+        return Config.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise Refused("\n".join(_sentence(origin, problem) for problem in error.errors())) from None
+        raise Refused("\n".join(_sentences(origin, error))) from None
+
+
+def _sentences(origin: str, error: ValidationError) -> list[str]:
+    """The problems as sentences that name the file, the key and what is allowed."""
+    problems = error.errors()
+    places = [tuple(problem["loc"]) for problem in problems]
+    return [
+        _sentence(origin, problem)
+        for problem, place in zip(problems, places, strict=True)
+        # A list whose items are wrong also counts as empty; what is no bounds is also not `false`.
+        if not (problem["type"] == "too_short" and any(p[: len(place)] == place and p != place for p in places))
+        and place[-1:] != ("literal[False]",)
+    ]
 
 
 def _sentence(origin: str, problem: Any) -> str:
-    """One validation problem as a sentence that names the file, the key and what is allowed."""
-    place = [part for part in problem["loc"] if part not in ("function-after[_columns_fit_the_format(), Source]",)]
+    place = [part for part in problem["loc"] if part not in _NO_KEYS]
     key = ".".join(str(part) for part in place) or "(top level)"
     if problem["type"] == "extra_forbidden":
         allowed = _keys_at(place[:-1])
@@ -303,22 +339,22 @@ def _sentence(origin: str, problem: Any) -> str:
         meant = f"; did you mean {hint[0]!r}?" if hint else ""
         return f"{origin}: unknown key {key}{meant} (allowed here: {', '.join(allowed)})"
     message = problem["msg"].removeprefix("Value error, ")
+    if "Bounds" in problem["loc"][-1:]:
+        message = "Input should be min, max or both, such as {max: 5}, or false"
     given = problem.get("input")
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | type(None)) else ""
     return f"{origin}: {key}: {message}{shown}"
 
 
+# What pydantic puts into a place beside keys.
+_NO_KEYS = ("function-after[_columns_fit_the_format(), Source]", "Bounds", "[key]")
+
+
 def _keys_at(place: list[Any]) -> list[str]:
     """The keys allowed in the model that sits at `place` in a config."""
-    model: type[BaseModel] = Config
-    for part in place:
-        nested: dict[str, type[BaseModel]] = {
-            "components": Component, "sources": Source, "ingest": Ingest, "quality": Quality,
-            "tokenizer": TokenizerConfig, "dedup": Dedup, "tokenize": TokenizeConfig, "shard": Shard,
-            "validation": Validation,
-        }  # fmt: skip
-        if part == "quality" and model is Component:
-            model = Bounds
-        elif isinstance(part, str) and part in nested:
-            model = nested[part]
+    model: Any = Config
+    if place and place[0] != "components":
+        model = Config.model_fields[place[0]].annotation
+    elif place:
+        model = {"sources": Source, "quality": Bounds}.get(place[2], Component) if len(place) > 2 else Component
     return list(model.model_fields)

@@ -14,7 +14,10 @@ from loader.verify.tables import whole_table
 from schemas.arrow import PACKED_UNITS
 from schemas.errors import TokenmillError
 from schemas.manifest import File, ShardManifest
+from schemas.mixture import MAX_DENOMINATOR
 from schemas.order import ORDER_VERSION, PERMUTATION, Order
+
+MAX_LENGTH = 1 << 24  # of a sequence, as configs have it
 
 
 @dataclass(frozen=True)
@@ -76,18 +79,23 @@ def order_of(view: ShardManifest) -> Order:
     Raises:
         TokenmillError: another version wrote it, or its numbers make no order.
     """
+    if not 1 <= view.sequence_length <= MAX_LENGTH:
+        raise TokenmillError(f"its sequence length {view.sequence_length} is not from 1 to {MAX_LENGTH}")
     if (view.order.version, view.order.permutation) != (ORDER_VERSION, PERMUTATION):
         raise TokenmillError(
             f"its order is {view.order.permutation} version {view.order.version}, which is not known here"
         )
     train, parts = view.splits.train, view.order.components
+    weights = [part.weight for part in parts]
+    if not weights or min(weights) < 0 or not 0 < sum(weights) <= MAX_DENOMINATOR:
+        raise TokenmillError(f"its weights {weights} make no order")
     try:
         return Order(
             view.order.seed,
             train.lanes,
             train.groups,
             train.rows,
-            tuple(part.weight for part in parts),
+            tuple(weights),
             tuple(view.components[part.name].available for part in parts),
             tuple(part.name for part in parts),
         )

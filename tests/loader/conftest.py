@@ -18,6 +18,12 @@ def run(small_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def stages(small_run: Path, tmp_path: Path) -> Path:
+    """A copy of the small run without its views, for what is wrong before them."""
+    return Path(shutil.copytree(small_run, tmp_path / "run", ignore=shutil.ignore_patterns("shards")))
+
+
+@pytest.fixture
 def view(small_run: Path, tmp_path: Path) -> Path:
     """A copy of the small run's view of 64 tokens, alone."""
     return Path(shutil.copytree(small_run / "shards/64", tmp_path / "view"))

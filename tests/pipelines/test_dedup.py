@@ -349,5 +349,3 @@ def test_numbers_hold_task_and_row(task, rows):
     found = records.numbers(task, np.array(rows, np.int64))
     assert records.row_of(found).tolist() == rows
     assert records.task_of(found).tolist() == [task] * len(rows)
-
-
