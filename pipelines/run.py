@@ -49,6 +49,7 @@ def run(
     lock = Lock(directory, this.run_id)
     lock.acquire()
     try:
+        _check_directory(this, config, fresh, replace_from)  # again: another run may have come in between
         _prepare(this, config, fresh, replace_from)
         due = [stage for stage in state.due_stages(this, config, fresh) if stage in stages]
         if not due:

@@ -182,13 +182,12 @@ class _View:
         )
         a_shard = max(1, self._config.shard.shard_bytes // record_bytes)
         rows = {name: _cut(totals["validation"][name], a_shard) for name in names}
-        mix = Mix(order, first, [component.max_repeats for component in components], rows)
+        mix = Mix(order, first, rows)
         content = {
             "order": {
                 key: asdict(order)[key] for key in ("seed", "lanes", "groups", "rows", "weights", "available", "names")
             },
             "first": mix.first,
-            "max_repeats": mix.max_repeats,
             "validation_rows": mix.validation_rows,
         }
         path = self._run.work(self._folder, MIX)

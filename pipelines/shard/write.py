@@ -43,7 +43,6 @@ class Mix:
 
     order: Order
     first: dict[str, dict[str, list[int]]]
-    max_repeats: list[int]
     validation_rows: dict[str, list[int]]
 
     @property
@@ -129,7 +128,8 @@ class ShardWriter:
             return local, shard + mix.first_validation_shard(component), row, np.zeros_like(local)
         order = mix.order
         c = order.names.index(component)
-        uses = [order.positions_of(c, local + first, repeat) for repeat in range(mix.max_repeats[c])]
+        repeats = -(-order.counts[c] // order.available[c])
+        uses = [order.positions_of(c, local + first, repeat) for repeat in range(repeats)]
         n = np.concatenate(uses)
         sequence = np.tile(local, len(uses))[n >= 0]
         repeat = np.repeat(np.arange(len(uses), dtype=np.int64), sequences)[n >= 0]

@@ -138,8 +138,7 @@ def test_the_higher_quality_is_kept_and_a_missing_one_is_the_lowest(planted):
     scored = {row["quality"]: id_ for id_, row in documents(directory).items() if "scored" in row["source"]}
     assert scored[0.9] not in found
     assert found[scored[0.1]]["kept_id"] == scored[0.9]
-    missing = next(id_ for quality, id_ in scored.items() if quality is None or quality != quality)
-    assert found[missing]["kept_id"] == scored[0.9]
+    assert found[scored[None]]["kept_id"] == scored[0.9]
 
 
 def test_nothing_else_is_dropped_and_the_manifests_count_it(planted):

@@ -17,7 +17,7 @@ CORE = """
 seed: 17
 components:
   code:             {weight: 0.87, sources: [{path: /data/src, format: files, include: ["**/*.py", "**/*.c"]}]}
-  natural_language: {weight: 0.13, max_repeats: 4, sources: [{path: /data/books/*.jsonl.zst, format: jsonl, text: text}]}
+  natural_language: {weight: 0.13, max_repeats: 4, sources: [{path: /data/*.jsonl.zst, format: jsonl, text: text}]}
 tokenizer: {vocab_size: 32000}
 dedup:     {threshold: 0.8}
 shard:     {sequence_lengths: [4096], packing: best_fit, lanes: 16, shard_bytes: 134217728}
@@ -100,7 +100,7 @@ def refusal(content):
         (("dedup", "permutations"), 250, ["dedup: bands (32) must divide permutations (250)"]),
         ((*SOURCE, "text"), "body", ["components.code.sources.0: text names a column", "format 'files'"]),
         # names
-        ((*RULE[:-1], "line_cuont"), False, ["components.code.quality: unknown quality rule 'line_cuont'", "line_count"]),
+        ((*RULE[:-1], "line_cuont"), False, ["unknown quality rule 'line_cuont'; did you mean line_count"]),
         ((*RULE[:-1], "zzz"), False, ["unknown quality rule 'zzz'", *RULES]),
     ],
 )  # fmt: skip
