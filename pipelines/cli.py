@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -99,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
-    # Imported here: Beam takes a second to load, which --help and argument errors need not wait for.
+    # Imported here: Beam takes a second to load, which --help and argument errors need not wait for. Without its gcp
+    # extra it warns at each import that there is none.
+    logging.getLogger().setLevel(logging.ERROR)
     if parsed.command == "validate":
         from pipelines.reports import validate  # noqa: PLC0415
 

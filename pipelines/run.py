@@ -64,6 +64,11 @@ def run(
             raise
         storage.remove_tree(this.work())
         _write_facts(this, config, fresh, options, supervisor.facts, started)
+        progress.note(
+            f"done in {time.time() - started:.0f} s, with at most {supervisor.facts['peak_driver_bytes'] / 1e6:.0f} MB in the "
+            f"driver and {supervisor.facts['peak_worker_bytes'] / 1e6:.0f} MB in a worker; "
+            f"python -m loader inspect {directory} shows what there is"
+        )
         return True
     finally:
         storage.remove_temporaries(directory)

@@ -101,7 +101,7 @@ class OrderInfo(Model):
 
 
 class ComponentCounts(Model):
-    """A component in a view: documents, tokens (distinct, in train and validation records), packed sequences."""
+    """A component in a view: its documents and their tokens, its packed sequences, its share of the train tokens."""
 
     documents: int
     tokens: int

@@ -55,7 +55,7 @@ def small_config(corpus: Path) -> dict[str, object]:
         "ingest": {"unit_bytes": 250_000},
         "tokenizer": {"vocab_size": 800, "sample_characters": 400_000},
         "tokenize": {"max_tokens": 15_000},
-        "shard": {"sequence_lengths": [64, 256], "lanes": 4, "shard_bytes": 100_000},
+        "shard": {"sequence_lengths": [64, 256], "lanes": 8, "shard_bytes": 100_000},
         "validation": {"fraction": 0.05},
     }
 

@@ -70,6 +70,7 @@ def connected(edges, documents):
     return connected_components(matrix, directed=False)[1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30), st.integers(0, 3)), max_size=80), st.randoms())
 def test_candidates_do_not_depend_on_the_order_of_arrival(rows, chance):
     rows = list({(key, doc): (key, doc, sketch) for key, doc, sketch in rows}.values())
@@ -187,7 +188,7 @@ node = st.integers(0, 40) | st.integers(0, 3).map(lambda task: task << 32 | 5)
 graph = st.lists(st.tuples(node, node).filter(lambda pair: pair[0] != pair[1]).map(sorted).map(tuple), max_size=80)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(graph)
 def test_stars_and_the_shortcut_find_the_components(found):
     edges = candidates.unique(edges_of(found))
@@ -247,7 +248,7 @@ def test_a_chain_keeps_its_unlike_ends():
     assert drops["doc"].tolist() == [0, 2] and drops["kept"].tolist() == [1, 1]
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40))
 def test_every_kept_id_is_kept_and_nothing_similar_is_left(seed, count):
     rng = np.random.default_rng(seed)
@@ -296,6 +297,7 @@ def test_a_missing_quality_is_below_every_quality():
     assert survivors.priority_order(made, ("quality",)).tolist() == [2, 0, 1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.integers(0, 2)), max_size=40), st.randoms())
 def test_exact_groups_keep_their_first_by_priority(rows, chance):
     made = np.zeros(len(rows), EXACT)
@@ -324,6 +326,7 @@ def test_a_cluster_of_ten_thousand_copies_is_not_quadratic():
 # -- records --------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=50))
 def test_split_and_join_lose_nothing_and_keep_order(destinations):
     made = np.zeros(len(destinations), EDGE)
@@ -335,6 +338,7 @@ def test_split_and_join_lose_nothing_and_keep_order(destinations):
         assert records.join([block], EDGE)["u"].tolist() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1), st.integers(1, 5000))
 def test_ranges_are_equal_parts_of_the_key_space_in_order(keys, ranges):
     keys = np.sort(np.array(keys, np.uint64))
@@ -344,6 +348,7 @@ def test_ranges_are_equal_parts_of_the_key_space_in_order(keys, ranges):
     assert ends.tolist() == [0, ranges - 1]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**31 - 1), st.lists(st.integers(0, 2**32 - 1)))
 def test_numbers_hold_task_and_row(task, rows):
     found = records.numbers(task, np.array(rows, np.int64))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.config import Bounds, load_config, parse_config
@@ -241,6 +241,7 @@ def configs(draw):
     return content
 
 
+@settings(deadline=None)
 @given(configs())
 def test_a_dumped_config_loads_as_itself(tmp_path_factory, content):
     config = parse_config(content, "my.yaml")

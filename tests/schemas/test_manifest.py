@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import manifest
@@ -81,6 +81,7 @@ def test_a_view_round_trips_and_reads_as_plain_json():
     assert manifest.dump(manifest.parse(ShardManifest, data, "x")) == data
 
 
+@settings(deadline=None)
 @given(COUNTS, FILES, st.lists(st.tuples(st.integers(0, 99), COUNTS), max_size=3), st.text(max_size=9), st.data())
 def test_a_stage_round_trips_and_its_bytes_do_not_depend_on_the_spelling(counts, files, units, word, data):
     content = {
@@ -105,6 +106,7 @@ def test_a_stage_round_trips_and_its_bytes_do_not_depend_on_the_spelling(counts,
     assert json.loads(dumped) | content == json.loads(dumped)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
@@ -245,12 +247,14 @@ def test_a_real_runs_manifests_fit_the_schemas(small_run):
 # -- the laws ---------------------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), COUNTS, COUNTS, st.integers(-5, 5))
 def test_every_document_is_accounted_for(kept, dropped, rejected, lost):
     into = kept + sum(dropped.values()) + sum(rejected.values()) + lost
     assert DocumentLaw(into=into, kept=kept, dropped=dropped, rejected=rejected).holds() == (lost == 0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 9), st.integers(1, 99), st.integers(0, 9), st.integers(-1, 1), st.integers(-1, 1), st.data())
 def test_every_token_and_every_place_is_accounted_for(records, length, unused, lost, hole, data):
     places = records * (length + 1)
