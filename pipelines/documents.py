@@ -24,8 +24,8 @@ def kept_documents(run: Run, task: int, columns: list[str]) -> Iterator[pa.Table
     index = read_index(run)
     drops_path = index.path(run, "dedup", "drops", task)
     documents_path = index.path(run, "documents", "documents", task)
-    _check(run, task, "dedup", "dedup", drops_path)
-    _check(run, task, "documents", "ingest", documents_path)
+    check_unit_file(run, task, "dedup", "dedup", drops_path)
+    check_unit_file(run, task, "documents", "ingest", documents_path)
     dropped = read_table(drops_path, ["row"])["row"].to_numpy()
     row = 0
     for table in row_groups(documents_path, columns):
@@ -34,7 +34,8 @@ def kept_documents(run: Run, task: int, columns: list[str]) -> Iterator[pa.Table
         yield table.filter(pa.array(~np.isin(rows, dropped)))
 
 
-def _check(run: Run, task: int, folder: str, stage: Stage, path: str) -> None:
+def check_unit_file(run: Run, task: int, folder: str, stage: Stage, path: str) -> None:
+    """Raise TokenmillError unless a unit's file in `folder` is what the manifest there says; names the file."""
     files = _files(run, folder, read_index(run).unit(task).component)
     stages.check_sha256(path, files[path.rsplit("/", 1)[1]], stage)
 

@@ -48,7 +48,7 @@ class Lock:
         """
         with _takeover_guard(self._directory):
             owner = _read(self._path)
-            if owner is not None and not _is_stale(owner):
+            if owner is not None and not is_stale(owner):
                 raise Refused(
                     f"{self._directory}: run {owner['run_id']} (process {owner['pid']} on {owner['host']}) is at work "
                     f"here; wait for it or stop it, or give another --output"
@@ -92,7 +92,7 @@ def check_owner(directory: str, run_id: str) -> None:
 
 
 def owner_of(directory: str) -> dict[str, Any] | None:
-    """Who holds the lock of a directory (run_id, host, pid, heartbeat), or None."""
+    """Who holds the lock of a directory (run_id, host, pid, started, heartbeat), or None."""
     return _read(storage.join(directory, LOCK))
 
 
@@ -103,10 +103,11 @@ def _read(path: str) -> dict[str, Any] | None:
         return None
     except ValueError:
         return None  # not a lock anyone can own
-    return owner if isinstance(owner, dict) and {"run_id", "host", "pid", "heartbeat"} <= owner.keys() else None
+    return owner if isinstance(owner, dict) and {"run_id", "host", "pid", "started", "heartbeat"} <= owner.keys() else None
 
 
-def _is_stale(owner: dict[str, Any]) -> bool:
+def is_stale(owner: dict[str, Any]) -> bool:
+    """Whether the run that left a lock is gone, so that the next one takes the lock over."""
     if owner["host"] == socket.gethostname():
         try:
             alive = abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0
@@ -131,7 +132,10 @@ def _takeover_guard(directory: str) -> Iterator[None]:
     if not storage.is_local(directory):
         yield
         return
-    os.makedirs(directory, exist_ok=True)
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"{directory}: cannot be made a folder: {error.strerror}; give another --output") from None
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

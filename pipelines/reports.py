@@ -7,9 +7,10 @@ from rich.table import Table
 
 from pipelines import plan, stages, state, storage
 from pipelines.jobs import Run
-from pipelines.lock import owner_of
+from pipelines.lock import is_stale, owner_of
 from pipelines.run import RUN_FACTS, read_config
 from schemas.config import Config, load_config
+from schemas.errors import Refused
 from schemas.manifest import STAGES
 
 
@@ -48,6 +49,8 @@ def status(directory: str) -> int:
     """Print what of a run is done and what is next. Returns the exit code."""
     run = Run(directory.rstrip("/"), "")
     config = read_config(run)
+    if storage.size_of(run.path(plan.PLAN)) is None:
+        raise Refused(f"{directory}: the run was stopped before it had a plan; run the same command again")
     whole = plan.Plan(plan.read_units(run), {name: [] for name in config.components})
     due = state.due_stages(run, config, whole)
     console = Console(highlight=False)
@@ -65,7 +68,8 @@ def status(directory: str) -> int:
     console.print(table)
     owner = owner_of(directory)
     if owner is not None:
-        console.print(f"run {owner['run_id']} (process {owner['pid']} on {owner['host']}) holds the directory")
+        holds = "held the directory and is gone" if is_stale(owner) else "holds the directory"
+        console.print(f"run {owner['run_id']} (process {owner['pid']} on {owner['host']}) {holds}")
     if storage.size_of(run.path(RUN_FACTS)) is not None and not due:
         console.print(f"everything is done; {run.path(RUN_FACTS)} says how long it took")
     elif due:

@@ -162,10 +162,12 @@ def check_files(run: Run, *parts: str) -> StageManifest:
 
 def check_sha256(path: str, expected: File, stage: Stage) -> None:
     """Raise TokenmillError unless an input file is what its stage's manifest says."""
-    if storage.sha256_of(path) != expected.sha256:
-        raise TokenmillError(
-            f"{path}: differs from what its manifest says (sha256); make it again with --replace-from {stage}"
-        )
+    try:
+        wrong = "differs from what its manifest says (sha256)" if storage.sha256_of(path) != expected.sha256 else ""
+    except OSError as error:
+        wrong = f"cannot be read: {error.strerror or error}"
+    if wrong:
+        raise TokenmillError(f"{path}: {wrong}; make it again with --replace-from {stage}")
 
 
 def write_manifest(run: Run, whole: StageManifest, *parts: str) -> None:

@@ -167,21 +167,28 @@ def names_in(folder: str) -> set[str]:
         try:
             with os.scandir(folder) as entries:
                 return {entry.name for entry in entries}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
     return {found.path.rsplit("/", 1)[1] for found in _match(join(folder, "*"))}
 
 
-def remove_tree(folder: str) -> None:
-    """Remove a folder and all in it; nothing happens when it does not exist."""
+def remove_tree(folder: str, first: str = "manifest.json") -> None:
+    """Remove a folder and all in it; nothing happens when it does not exist.
+
+    Files named `first` go before all others, so that what a kill leaves behind does not look whole.
+    """
     if is_local(folder):
-        shutil.rmtree(folder, ignore_errors=False) if os.path.isdir(folder) else None
+        for path in glob.glob(os.path.join(glob.escape(folder), "**", first), recursive=True):
+            os.unlink(path)
+        if os.path.isdir(folder):
+            shutil.rmtree(folder)
         return
     from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
 
     paths = [found.path for found in _match(join(folder, "**"))]
-    if paths:
-        FileSystems.delete(paths)
+    for chosen in ([p for p in paths if p.endswith(f"/{first}")], [p for p in paths if not p.endswith(f"/{first}")]):
+        if chosen:
+            FileSystems.delete(chosen)
 
 
 def remove_temporaries(directory: str, keep_run: str | None = None) -> int:

@@ -154,7 +154,7 @@ def run(context: Context) -> None:
         TokenmillError: a component has no document left.
     """
     config, plan = context.config, context.plan
-    tokenizer = stages.need_manifest(context.run, "tokenizer")
+    tokenizer = stages.check_files(context.run, "tokenizer")
     prints: dict[str, str] = {}
     for name in plan.by_component:
         drops = stages.check_files(context.run, "dedup", name)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pipelines import stages
 from pipelines.dedup.records import save
+from pipelines.documents import check_unit_file
 from pipelines.jobs import Run
 from pipelines.packing import Method, pack
 from pipelines.parquet import read_table
@@ -36,7 +37,9 @@ class PackUnit:
         """Pack one unit and leave its receipt."""
         index = read_index(run)
         unit = index.unit(task)
-        table = read_table(index.path(run, "tokens", "tokens", task), ["key", "count"])
+        path = index.path(run, "tokens", "tokens", task)
+        check_unit_file(run, task, "tokens", "tokenize", path)
+        table = read_table(path, ["key", "count"])
         keys, lengths = table["key"].to_numpy(), table["count"].to_numpy()
         held_out = is_validation(keys, self.thresholds[unit.component])
         counts: dict[str, int] = {"documents": len(keys)}

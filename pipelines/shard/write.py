@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from pipelines import stages, storage
 from pipelines.dedup.records import load, numbers, task_of
+from pipelines.documents import check_unit_file
 from pipelines.jobs import Run
 from pipelines.parquet import read_table
 from pipelines.plan import read_index
@@ -101,7 +102,9 @@ class ShardWriter:
         """A unit's sequences, to the shards that hold them."""
         index = read_index(run)
         unit = index.unit(task)
-        table = read_table(index.path(run, "tokens", "tokens", task), ["id", "tokens", "count"])
+        path = index.path(run, "tokens", "tokens", task)
+        check_unit_file(run, task, "tokens", "tokenize", path)
+        table = read_table(path, ["id", "tokens", "count"])
         tokens = table["tokens"].combine_chunks()
         flat = tokens.flatten().to_numpy()
         offsets = np.concatenate(([0], np.cumsum(table["count"].to_numpy())))

@@ -105,7 +105,9 @@ class TrainModel:
 def run(context: Context) -> None:
     """Train the model, or copy the given one, and write the manifest."""
     config, plan = context.config, context.plan
-    drops = {name: stages.need_manifest(context.run, "dedup", name).fingerprint for name in plan.by_component}
+    for name in plan.by_component:
+        stages.check_files(context.run, "documents", name)
+    drops = {name: stages.check_files(context.run, "dedup", name).fingerprint for name in plan.by_component}
     expected = fingerprint(config, next(iter(drops.values())))
     done = stages.read_manifest(context.run, "tokenizer")
     if done is not None and done.fingerprint == expected:
@@ -178,5 +180,7 @@ def quotas(context: Context) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def load_tokenizer(run: Run) -> Tokenizer:
-    """The run's tokenizer, loaded once a process."""
-    return Tokenizer(storage.read_bytes(run.path("tokenizer", MODEL)))
+    """The run's tokenizer, loaded once a process. Raises TokenmillError when it is not what its manifest says."""
+    path = run.path("tokenizer", MODEL)
+    stages.check_sha256(path, stages.need_manifest(run, "tokenizer").files[0], "tokenizer")
+    return Tokenizer(storage.read_bytes(path))
