@@ -15,6 +15,7 @@ _INERT = (
     r"ingest\.max_rejected_fraction",
     r"dedup\.max_(cluster|source)_share",
     r"components\.\w+\.sources\.\d+\.path",  # another root with the same content; the listing tells
+    r"dedup\.against",  # likewise; the plan's record of the earlier runs tells
 )
 # The first stage a key matters to; the first pattern that matches decides.
 _AFFECTS: tuple[tuple[str, Stage], ...] = (

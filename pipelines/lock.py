@@ -1,7 +1,8 @@
 """One run owns a directory.
 
-The lock is a file `.lock` made by create-if-absent. It names its owner (run id, host, process) and carries a heartbeat
-that the owner renews every `HEARTBEAT` seconds. Workers compare the run id before every commit, so that workers of a
+The lock is a file `.lock`, created if it is absent: on a local disk under a file lock, so that of two starting runs one
+wins; elsewhere it is looked for, then written. It names its owner (run id, host, process) and carries a heartbeat that
+the owner renews every `HEARTBEAT` seconds. Workers compare the run id before every commit, so that workers of a
 dead driver cannot write into its successor's run.
 
 A lock is stale, and taken over, when its owner ran on this host and is gone, or when its heartbeat is older than
@@ -103,7 +104,9 @@ def _read(path: str) -> dict[str, Any] | None:
         return None
     except ValueError:
         return None  # not a lock anyone can own
-    return owner if isinstance(owner, dict) and {"run_id", "host", "pid", "started", "heartbeat"} <= owner.keys() else None
+    return (
+        owner if isinstance(owner, dict) and {"run_id", "host", "pid", "started", "heartbeat"} <= owner.keys() else None
+    )
 
 
 def is_stale(owner: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines import storage
+from pipelines.earlier import Earlier, find_earlier
 from pipelines.jobs import Run
 from pipelines.parquet import read_row_group, read_table
 from pipelines.sources import Reject, Slice, list_entries, plan_slices
@@ -25,6 +26,7 @@ from schemas.arrow import UNITS, parquet_writer
 from schemas.config import Config
 
 PLAN = "plan/units.parquet"
+EARLIER = "plan/earlier.json"  # only where the config names earlier runs
 ROOTS = "roots.json"
 _ROWS_A_GROUP = 32  # a worker reads one row group to find its unit
 
@@ -47,10 +49,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """All units, components in config order. A task number is an index into `units`."""
+    """All units, components in config order. A task number is an index into `units`.
+
+    earlier: the runs whose documents count as kept already.
+    """
 
     units: tuple[Unit, ...]
     roots: dict[str, list[str]]
+    earlier: tuple[Earlier, ...] = ()
 
     @cached_property
     def by_component(self) -> dict[str, range]:
@@ -98,7 +104,7 @@ def read_index(run: Run) -> UnitIndex:
     return _read_index(run.path(PLAN))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _read_index(path: str) -> UnitIndex:
     table = read_table(path, ["component", "unit", "source"])
     component = table["component"].combine_chunks().dictionary_encode()
@@ -119,8 +125,9 @@ def make_plan(config: Config) -> Plan:
     """List every source and cut it into units.
 
     Raises:
-        Refused: a source is not there or matches nothing.
+        Refused: a source is not there or matches nothing, or an earlier run cannot be compared with.
     """
+    earlier = find_earlier(config)
     units: list[Unit] = []
     roots: dict[str, list[str]] = {}
     for name, component in config.components.items():
@@ -134,7 +141,7 @@ def make_plan(config: Config) -> Plan:
                 units.append(Unit(name, number, index, tuple(cut), tuple(rejects)))
                 rejects = []
                 number += 1
-    return Plan(tuple(units), roots)
+    return Plan(tuple(units), roots, earlier)
 
 
 def _row(unit: Unit) -> dict[str, Any]:
@@ -157,6 +164,11 @@ def write_plan(run: Run, plan: Plan) -> None:
                 writer.write_table(pa.Table.from_pylist(rows, schema=UNITS))
 
     run.commit(run.path(PLAN), write)
+    if plan.earlier:
+        rows = [asdict(earlier) for earlier in plan.earlier]
+        run.commit_bytes(run.path(EARLIER), (json.dumps(rows, indent=1) + "\n").encode())
+    else:
+        storage.remove(run.path(EARLIER))
     write_roots(run, plan)
 
 
@@ -170,9 +182,17 @@ def read_units(run: Run) -> tuple[Unit, ...]:
     return tuple(_unit(row) for row in read_table(run.path(PLAN)).to_pylist())
 
 
+def read_earlier(run: Run) -> tuple[Earlier, ...]:
+    """The earlier runs as written."""
+    try:
+        return tuple(Earlier(**row) for row in json.loads(storage.read_bytes(run.path(EARLIER))))
+    except FileNotFoundError:
+        return ()
+
+
 def read_plan(run: Run) -> Plan:
     """The plan of a run under way, with the roots it reads from."""
-    return Plan(read_units(run), _roots(run.work(ROOTS)))
+    return Plan(read_units(run), _roots(run.work(ROOTS)), read_earlier(run))
 
 
 def read_unit(run: Run, task: int) -> tuple[Unit, str]:

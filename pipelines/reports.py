@@ -9,6 +9,7 @@ from pipelines import plan, stages, state, storage
 from pipelines.jobs import Run
 from pipelines.lock import is_stale, owner_of
 from pipelines.run import RUN_FACTS, read_config
+from pipelines.tokenizer.job import check_given_model
 from schemas.config import Config, load_config
 from schemas.errors import Refused
 from schemas.manifest import STAGES
@@ -17,6 +18,7 @@ from schemas.manifest import STAGES
 def validate(path: str) -> int:
     """Check a config, list its sources, and print what a run would read. Returns the exit code."""
     config = load_config(path)
+    check_given_model(config)
     fresh = plan.make_plan(config)
     console = Console(highlight=False)
     console.print(_sources(config, fresh))
@@ -51,7 +53,7 @@ def status(directory: str) -> int:
     config = read_config(run)
     if storage.size_of(run.path(plan.PLAN)) is None:
         raise Refused(f"{directory}: the run was stopped before it had a plan; run the same command again")
-    whole = plan.Plan(plan.read_units(run), {name: [] for name in config.components})
+    whole = plan.Plan(plan.read_units(run), {name: [] for name in config.components}, plan.read_earlier(run))
     due = state.due_stages(run, config, whole)
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)

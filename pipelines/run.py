@@ -17,6 +17,7 @@ from pipelines.lock import Lock
 from pipelines.progress import Progress
 from pipelines.stages import FOLDERS
 from pipelines.supervise import Supervisor
+from pipelines.tokenizer.job import check_given_model
 from schemas.config import Config, parse_config
 from schemas.errors import Refused
 from schemas.manifest import STAGES, Stage
@@ -43,6 +44,9 @@ def run(
     options = list(beam_options)
     check_options(options)
     directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
+    if replace_from is not None and replace_from not in stages:
+        raise Refused(f"--replace-from {replace_from} would delete what --stages {','.join(stages)} does not make again")
+    check_given_model(config)
     fresh = plan.make_plan(config)
     this = Run(directory, secrets.token_hex(4))
     _check_directory(this, config, fresh, replace_from)
@@ -65,8 +69,8 @@ def run(
         storage.remove_tree(this.work())
         _write_facts(this, config, fresh, options, supervisor.facts, started)
         progress.note(
-            f"done in {time.time() - started:.0f} s, with at most {supervisor.facts['peak_driver_bytes'] / 1e6:.0f} MB in the "
-            f"driver and {supervisor.facts['peak_worker_bytes'] / 1e6:.0f} MB in a worker; "
+            f"done in {time.time() - started:.0f} s, with at most {supervisor.facts['peak_driver_bytes'] / 1e6:.0f} MB "
+            f"in the driver and {supervisor.facts['peak_worker_bytes'] / 1e6:.0f} MB in a worker; "
             f"python -m loader inspect {directory} shows what there is"
         )
         return True
@@ -86,6 +90,8 @@ def read_config(this: Run) -> Config:
 
 def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: Stage | None) -> None:
     """Refuse a directory that holds something else, or another config or listing than this run's."""
+    if this.directory in config.dedup.earlier().values():
+        raise Refused(f"{this.directory}: cannot be --output and one of dedup.against at once; give another --output")
     if storage.size_of(this.path(CONFIG)) is None:
         there = storage.names_in(this.directory) - {".lock", ".work"}
         if {name for name in there if not name.startswith(storage.TEMPORARY)}:
@@ -102,8 +108,18 @@ def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: 
         if listing is not None:
             lines.append(f"  the inputs: {listing}")
             affected.append("ingest")
+        if plan.read_earlier(this) != fresh.earlier:
+            lines.append("  dedup.against: other earlier runs, or they were made again with other results")
+            affected.append("dedup")
     if not affected:
-        return
+        outdated = state.outdated_stage(this, config, fresh)
+        if outdated is None or (replace_from is not None and STAGES.index(replace_from) <= STAGES.index(outdated)):
+            return
+        raise Refused(
+            f"{this.directory}: {outdated} was done here by other versions of tokenmill or of what it stands on (its "
+            f"manifest lists them) and would come out otherwise today. Use those versions, give another --output, or "
+            f"--replace-from {outdated} to make that stage and all after it again."
+        )
     first = min(affected, key=STAGES.index)
     if replace_from is not None and STAGES.index(replace_from) <= STAGES.index(first):
         return

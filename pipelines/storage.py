@@ -172,6 +172,18 @@ def names_in(folder: str) -> set[str]:
     return {found.path.rsplit("/", 1)[1] for found in _match(join(folder, "*"))}
 
 
+def remove(path: str) -> None:
+    """Remove a file; nothing happens when it does not exist."""
+    if size_of(path) is None:
+        return
+    if is_local(path):
+        os.unlink(path)
+        return
+    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+
+    FileSystems.delete([path])
+
+
 def remove_tree(folder: str, first: str = "manifest.json") -> None:
     """Remove a folder and all in it; nothing happens when it does not exist.
 

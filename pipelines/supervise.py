@@ -70,6 +70,7 @@ class Supervisor:
                     f"({_log_path(self._run)} may say more); try fewer workers (--direct_num_workers) or smaller units "
                     f"(ingest.unit_bytes)"
                 )
+            self._progress.abandon()
             self._progress.note("a worker died; starting again on what remains")
 
     def _attempt(self) -> str | None:

@@ -134,6 +134,11 @@ class TokenizerConfig(Strict):
     sample_characters: int = Field(default=20_000_000, ge=10_000)
 
 
+def _directory(path: str) -> str:
+    """A run directory as it stands on this machine, without a slash at its end."""
+    return path.rstrip("/") if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+
 class Dedup(Strict):
     """Exact and near-duplicate removal.
 
@@ -142,6 +147,11 @@ class Dedup(Strict):
     shingle: tokens a shingle.
     min_tokens: documents with fewer tokens are compared exactly only.
     keep: what decides which of two near-duplicates stays, most important first.
+    check: what a near-duplicate must be by: `signature` (the estimate reaches the threshold) or `text` (and so does the
+        true Jaccard similarity of the two texts' shingles, which is then the one stored).
+    against: directories of earlier runs, finished up to dedup, with the same permutations and shingle. What they kept
+        counts as kept already: copies and near-duplicates of it are dropped, with `RUN#id` as the kept one's id, RUN
+        being the folder's base name.
     max_cluster_share, max_source_share: alarms, as shares of all documents and of a source's documents.
     """
 
@@ -152,6 +162,8 @@ class Dedup(Strict):
     shingle: int = Field(default=5, ge=1, le=64)
     min_tokens: int = Field(default=10, ge=0)
     keep: tuple[SurvivorKey, ...] = ("source_priority", "quality", "length", "id")
+    check: Literal["signature", "text"] = "signature"
+    against: tuple[str, ...] = ()
     max_cluster_share: float = Field(default=0.01, gt=0, le=1)
     max_source_share: float = Field(default=0.3, gt=0, le=1)
 
@@ -162,6 +174,25 @@ class Dedup(Strict):
         if len(set(self.keep)) != len(self.keep):
             raise ValueError("keep names a key twice")
         return self
+
+    @model_validator(mode="after")
+    def _against_has_names(self) -> Dedup:
+        if self.against and not self.enabled:
+            raise ValueError("against names earlier runs, but nothing is compared with them while enabled is false")
+        names = [directory.rpartition("/")[2] for directory in map(_directory, self.against)]
+        if "" in names:
+            raise ValueError("against: a run directory has a name")
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"against names two directories called {twice[0]!r}, and ids of their documents would look alike; "
+                f"rename one"
+            )
+        return self
+
+    def earlier(self) -> dict[str, str]:
+        """The absolute directory of each run in `against`, by its base name."""
+        return {path.rpartition("/")[2]: path for path in map(_directory, self.against)}
 
 
 class TokenizeConfig(Strict):
@@ -269,7 +300,10 @@ class Config(Strict):
         what they are.
         """
         content = self.model_dump(mode="json", exclude={"shard": {"shuffle"}})
-        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML folds these line breaks: escape them
+            text = yaml.safe_dump(content, sort_keys=False)
+        return text
 
 
 class _Yaml(yaml.SafeLoader):

@@ -18,7 +18,7 @@ from loader.locate import COMPONENT_FOLDERS, MANIFEST, RunManifests
 from loader.progress import Progress
 from loader.verify.files import Files
 from loader.verify.findings import Findings
-from loader.verify.ids import IntArray, Units
+from loader.verify.ids import IntArray, Units, of_earlier_run
 from loader.verify.tables import Unreadable
 from loader.verify.unit_files import (
     Counts,
@@ -130,9 +130,10 @@ class DocumentChain:
             self._dropped[number] = np.packbits(bits)
 
     def _check_survivors(self, number: int) -> None:
-        """Every drop names a document that exists and is kept by deduplication."""
+        """Every drop names a document that exists and is kept by deduplication, or one of an earlier run."""
         path = self._path(number, "dedup", "drops")
-        wrong = [drop for drop in check_survivors(path, self._units) if not self._survives(drop[2], drop[3])]
+        drops = check_survivors(path, self._units)
+        wrong = [drop for drop in drops if not self._survives(drop[2], drop[3]) and not of_earlier_run(drop[1])]
         self._findings.each(
             path, (f"{drop[0]} is dropped for {drop[1]}, which does not exist or is dropped itself" for drop in wrong)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +13,12 @@ import pyarrow.compute as pc
 
 IntArray = npt.NDArray[np.int64]
 _ID = r"^(?P<component>[^/]+)/(?P<unit>0|[1-9][0-9]{0,9})/(?P<row>0|[1-9][0-9]{0,8})$"
+_EARLIER_ID = re.compile(r"[^/]+#[a-z][a-z0-9_]{0,63}/(0|[1-9][0-9]{0,9})/(0|[1-9][0-9]{0,8})")
+
+
+def of_earlier_run(id_: str) -> bool:
+    """Whether an id is one of an earlier run's document, `run#component/unit/row`; that run is not looked at."""
+    return _EARLIER_ID.fullmatch(id_) is not None
 
 
 @dataclass(frozen=True)

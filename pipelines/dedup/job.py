@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 
 from pipelines import stages
+from pipelines.dedup.inputs import EarlierUnits, Inputs
 from pipelines.dedup.records import BAND, load, member
 from pipelines.dedup.steps import CLUSTER_RANGES, Steps, size_ranges
-from pipelines.jobs import Each, run_steps
+from pipelines.earlier import Earlier
+from pipelines.jobs import Each, Run, run_steps
 from pipelines.plan import read_index
 from pipelines.stages import Context, Receipt
 from schemas import manifest
@@ -21,17 +25,19 @@ FORMAT = 1
 SMALL_EDGES = 20_000_000  # at most this many edges are clustered on one worker: 320 MB
 MAX_ROUNDS = 60
 LARGE_CLUSTER = 20  # smaller clusters never raise the alarm
+_NOT_IN_FINGERPRINT = {"max_cluster_share", "max_source_share", "against"}  # paths are no content
 
 
-def fingerprint(config: Config, documents: dict[str, str]) -> str:
-    """Identifies the drops: the documents' fingerprints, the dedup settings and the sources' priorities."""
+def fingerprint(config: Config, documents: dict[str, str], earlier: Sequence[Earlier]) -> str:
+    """Identifies the drops: the documents' fingerprints, the dedup settings, the sources' priorities, earlier runs."""
     priorities = {name: [source.priority for source in c.sources] for name, c in config.components.items()}
     return manifest.fingerprint(
         {
             "stage": "dedup",
             "format": FORMAT,
             "documents": list(documents.items()),
-            "config": config.dedup.model_dump(mode="json", exclude={"max_cluster_share", "max_source_share"}),
+            "config": config.dedup.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT),
+            "against": [asdict(run) for run in earlier],
             "priorities": priorities,
             "versions": stages.versions("pyarrow", "datasketch"),
         }
@@ -46,18 +52,18 @@ def run(context: Context) -> None:
     """
     config, plan = context.config, context.plan
     documents = {name: stages.check_files(context.run, "documents", name) for name in plan.by_component}
-    expected = fingerprint(config, {name: whole.fingerprint for name, whole in documents.items()})
+    expected = fingerprint(config, {name: whole.fingerprint for name, whole in documents.items()}, plan.earlier)
     if all(_is_done(context, name, expected) for name in documents):
         return
     folder = stages.work_folder("dedup", expected)
     units = len(plan.units)
     context.say("stage", name="dedup", tasks=units, folders=[folder])
-    kept = sum(whole.counts["kept"] for whole in documents.values())
+    inputs = _inputs(context)
+    kept = sum(whole.counts["kept"] for whole in documents.values()) + sum(run.documents for run in plan.earlier)
     small = kept < stages.SMALL_DOCUMENTS
     steps = Steps(
         config.dedup,
-        units,
-        {name: tuple(source.priority for source in c.sources) for name, c in config.components.items()},
+        inputs,
         folder,
         size_ranges(kept, config.dedup.bands * BAND.itemsize),
         config.shard.shuffle,
@@ -70,13 +76,32 @@ def run(context: Context) -> None:
     _finish(context, expected, documents, steps)
 
 
+def _inputs(context: Context) -> Inputs:
+    """The run's units and those of earlier runs, after a look that the latter's files are there, and are as planned."""
+    directories = context.config.dedup.earlier()
+    first = len(context.plan.units)
+    earlier: list[EarlierUnits] = []
+    for run in context.plan.earlier:
+        for folder, component in run.manifests:
+            found = stages.check_files(Run(directories[run.name], ""), folder, component)
+            if found.fingerprint != run.fingerprints[f"{folder}/{component}"]:
+                raise TokenmillError(
+                    f"dedup.against: {directories[run.name]} was made again since this run began; start this run again"
+                )
+        earlier.append(EarlierUnits(run.name, directories[run.name], first, run.units))
+        first += run.units
+    components = context.config.components.items()
+    priorities = {name: tuple(source.priority for source in component.sources) for name, component in components}
+    return Inputs(len(context.plan.units), priorities, tuple(earlier))
+
+
 def _no_drops(steps: Steps, run: stages.Run, task: int) -> None:
     steps.receive_final(run, task, [])
 
 
 def _deduplicate(context: Context, steps: Steps, small: bool) -> None:
     run_steps(context.run, steps.find(), context.options, small)
-    edges = sum(len(load(steps.file("verified", context.run, task))) for task in range(steps.units))
+    edges = sum(len(load(steps.file("verified", context.run, task))) for task in range(steps.inputs.units))
     if edges <= SMALL_EDGES:
         before: list[Each] = [Each("clusters", [0], steps.clusters_at_once)]
         label_files = 1
@@ -92,7 +117,7 @@ def _deduplicate(context: Context, steps: Steps, small: bool) -> None:
 
 def _converge(context: Context, steps: Steps, small: bool) -> str:
     """Run star rounds until no edge changes; returns the name of the last step."""
-    before, sources = "verified", steps.units
+    before, sources = "verified", steps.inputs.units
     previous: list[np.ndarray] | None = None
     for number in range(MAX_ROUNDS):
         run_steps(context.run, steps.rounds(sources, before, number), context.options, small)

@@ -10,14 +10,12 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.jobs import Run
-from pipelines.parquet import row_groups
-from pipelines.plan import read_index
 
 ROW_BITS = 32
 _ROW_MASK = np.uint64((1 << ROW_BITS) - 1)
 
-# Fields: doc, u, v, kept, cluster are document numbers; u < v.
-RANK = [("source_priority", "<i4"), ("quality", "<f8"), ("length", "<i8")]
+# Fields: doc, u, v, kept, cluster are document numbers; u < v. earlier: of an earlier run, so kept whatever comes.
+RANK = [("earlier", "?"), ("source_priority", "<i4"), ("quality", "<f8"), ("length", "<i8")]
 EXACT = np.dtype([("hash0", "<u8"), ("hash1", "<u8"), ("doc", "<u8"), *RANK])
 BAND = np.dtype([("key", "<u8"), ("doc", "<u8"), ("sketch", "<u8")])
 EDGE = np.dtype([("u", "<u8"), ("v", "<u8")])
@@ -87,11 +85,6 @@ def load(path: str) -> Records:
     with storage.open_read(path) as file:
         records: Records = np.load(file, allow_pickle=False)
     return records
-
-
-def read_documents(run: Run, task: int, columns: list[str]) -> Iterator[pa.Table]:
-    """Columns of a unit's documents, a row group at a time."""
-    return row_groups(read_index(run).path(run, "documents", "documents", task), columns)
 
 
 def fixed_binary(column: pa.ChunkedArray, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:

@@ -1,5 +1,7 @@
 """The exchanges of deduplication, in order. Only ids, hashes, lengths and signatures travel, never text.
 
+A unit is one of the run's own or, after those, one of an earlier run (see `inputs`); only the own get drops.
+
 copies     unit -> hash range      exact groups; all but the best by priority are copies
 told       hash range -> unit      a unit learns its copies, and the copies of its documents
 candidates unit -> key range       LSH buckets become candidate edges
@@ -23,6 +25,7 @@ import pyarrow as pa
 
 from pipelines import stages
 from pipelines.dedup import candidates, clusters, survivors
+from pipelines.dedup.inputs import Inputs
 from pipelines.dedup.records import (
     BAND,
     COPY,
@@ -31,19 +34,17 @@ from pipelines.dedup.records import (
     EXACT,
     LABEL,
     Records,
-    fixed_binary,
     in_range,
     join,
     load,
     member,
-    numbers,
-    read_documents,
     row_of,
     save,
     signed,
     split,
     task_of,
 )
+from pipelines.dedup.texts import Texts
 from pipelines.jobs import Exchange, Run
 from pipelines.plan import read_index
 from pipelines.stages import Receipt
@@ -59,13 +60,12 @@ Emitted = Iterator[tuple[int, bytes]]
 class Steps:
     """The steps of one deduplication.
 
-    units: how many; priorities: of each component's sources; folder: below the work folder; ranges: parts the hash and
-    key spaces are cut into; mode: the exchange's form.
+    inputs: the units; folder: below the work folder; ranges: parts the hash and key spaces are cut into; mode: the
+    exchange's form.
     """
 
     config: Dedup
-    units: int
-    priorities: dict[str, tuple[int, ...]]
+    inputs: Inputs
     folder: str
     ranges: int
     mode: str
@@ -84,7 +84,7 @@ class Steps:
 
     def find(self) -> list[Exchange]:
         """From documents to verified edges, by unit of the larger end."""
-        units, ranges = self.units, self.ranges
+        units, ranges = self.inputs.units, self.ranges
         return [
             self.exchange("copies", units, ranges, self.emit_hashes, self.receive_hashes),
             self.exchange("told", ranges, units, self.emit_copies, self.receive_copies),
@@ -95,13 +95,13 @@ class Steps:
 
     def decide(self, label_files: int, cluster_ranges: int) -> list[Exchange]:
         """From labels to drops."""
-        units = self.units
-        drops = self.exchange("drops", units, units, self.emit_final, self.receive_final)
+        units, own = self.inputs.units, self.inputs.own
+        drops = self.exchange("drops", units, own, self.emit_final, self.receive_final)
         return [
             self.exchange("members", label_files, units, self.emit_labels, self.receive_labels),
             self.exchange("decided", units, cluster_ranges, self.emit_members, self.receive_members),
             self.exchange("resolved", cluster_ranges, units, self.emit_drops, self.receive_drops),
-            Exchange(drops.name, units, units, drops.emit, drops.receive, drops.folder, self.receipt, self.mode),
+            Exchange(drops.name, units, own, drops.emit, drops.receive, drops.folder, self.receipt, self.mode),
         ]
 
     def file(self, name: str, run: Run, number: int) -> str:
@@ -116,7 +116,7 @@ class Steps:
 
     def emit_hashes(self, run: Run, task: int) -> Emitted:
         """Hash and rank of every document, to its hash range."""
-        records = self._documents(run, task, ["hash"], EXACT)
+        records = self.inputs.ranked(run, task, "hash", EXACT)
         yield from split(records, in_range(records["hash0"], self.ranges))
 
     def receive_hashes(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
@@ -192,7 +192,7 @@ class Steps:
 
     def clusters_at_once(self, run: Run, _: int) -> None:
         """All clusters on one worker."""
-        edges = np.concatenate([load(self.file("verified", run, task)) for task in range(self.units)])
+        edges = np.concatenate([load(self.file("verified", run, task)) for task in range(self.inputs.units)])
         save(run, self.file("labels", run, 0), clusters.components(edges))
 
     def rounds(self, sources: int, before: str, number: int) -> list[Exchange]:
@@ -250,8 +250,8 @@ class Steps:
         labels = load(self.file("members", run, task))
         if not len(labels):
             return
-        documents = self._documents(run, task, ["signature"], member(self.config.permutations))
-        members = documents[row_of(labels["doc"])]
+        documents = self.inputs.ranked(run, task, "signature", member(self.config.permutations))
+        members = documents[np.searchsorted(documents["doc"], labels["doc"])]
         members["cluster"] = labels["cluster"]
         ranges = self._cluster_ranges(run)
         yield from split(members, in_range(members["cluster"] * np.uint64(0x9E3779B97F4A7C15), ranges))
@@ -259,7 +259,9 @@ class Steps:
     def receive_members(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
         """Drops of whole clusters."""
         members = join(blocks, member(self.config.permutations))
-        drops = survivors.near_duplicates(members, self.config.threshold, self.config.bands, self.config.keep)
+        config = self.config
+        similarity = Texts(self.inputs, run, config.shingle).similarity if config.check == "text" else None
+        drops = survivors.near_duplicates(members, config.threshold, config.bands, config.keep, similarity)
         save(run, self.file("decided", run, number), drops)
 
     def emit_drops(self, run: Run, number: int) -> Emitted:
@@ -299,14 +301,15 @@ class Steps:
         index = read_index(run)
         unit = index.unit(task)
         path = index.path(run, "dedup", "drops", task)
+        name = partial(self.inputs.name, run)
         table = pa.table(
             {
-                "id": [index.name(doc) for doc in drops["doc"].tolist()],
+                "id": [name(doc) for doc in drops["doc"].tolist()],
                 "row": row_of(drops["doc"]),
                 "reason": ["exact_duplicate" if exact else "near_duplicate" for exact in drops["exact"]],
-                "kept_id": [index.name(doc) for doc in drops["kept"].tolist()],
+                "kept_id": [name(doc) for doc in drops["kept"].tolist()],
                 "jaccard": drops["jaccard"],
-                "cluster": [index.name(doc) for doc in drops["cluster"].tolist()],
+                "cluster": [name(doc) for doc in drops["cluster"].tolist()],
             },
             schema=DROPS,
         )
@@ -318,41 +321,10 @@ class Steps:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def _documents(self, run: Run, task: int, columns: list[str], dtype: np.dtype[np.void]) -> Records:
-        """A record a document of a unit, in row order, with number and rank; `columns` are `hash` or `signature`."""
-        unit = read_index(run).unit(task)
-        priority = self.priorities[unit.component][unit.source]
-        parts = [np.empty(0, dtype)]
-        row = 0
-        for table in read_documents(run, task, [*columns, "characters", "quality"]):
-            part = np.zeros(table.num_rows, dtype)
-            part["doc"] = numbers(task, np.arange(row, row + table.num_rows))
-            part["source_priority"] = priority
-            part["quality"] = table["quality"].to_numpy(zero_copy_only=False)
-            part["length"] = table["characters"].to_numpy()
-            if "hash" in columns:
-                halves = fixed_binary(table["hash"], "<u8")
-                part["hash0"], part["hash1"] = halves[:, 0], halves[:, 1]
-            if "signature" in columns:
-                part["signature"] = fixed_binary(table["signature"], "<u4")
-            parts.append(part)
-            row += table.num_rows
-        return np.concatenate(parts)
-
     def _signed(self, run: Run, task: int) -> Records:
         """Numbers and signatures of a unit's documents that are no copies and long enough to compare."""
-        dtype = signed(self.config.permutations)
-        parts = [np.empty(0, dtype)]
-        row = 0
         copies = load(self.file("told", run, task))["doc"]
-        for table in read_documents(run, task, ["words", "signature"]):
-            part = np.empty(table.num_rows, dtype)
-            part["doc"] = numbers(task, np.arange(row, row + table.num_rows))
-            part["signature"] = fixed_binary(table["signature"], "<u4")
-            long_enough = table["words"].to_numpy() >= max(self.config.min_tokens, 1)
-            parts.append(part[long_enough & ~np.isin(part["doc"], copies)])
-            row += table.num_rows
-        return np.concatenate(parts)
+        return self.inputs.signed(run, task, max(self.config.min_tokens, 1), self.config.permutations, copies)
 
     def _cluster_ranges(self, run: Run) -> int:
         """How many ranges the clusters are split into, as the driver decided."""

@@ -138,4 +138,5 @@ def _inside(path: str) -> Mask:
 
 
 def _complete(run: Run, config: Config, documents: list[Document]) -> list[Document]:
-    return with_views(run, config.shard.sequence_lengths, with_kept_sources(run, documents))
+    told = with_kept_sources(run, config.dedup.check == "signature", documents)
+    return with_views(run, config.shard.sequence_lengths, told)

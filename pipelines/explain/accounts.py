@@ -22,13 +22,23 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Drop:
-    """Which kept document made another a duplicate, and how similar they are (estimated Jaccard similarity)."""
+    """Which kept document made another a duplicate, and how similar they are (Jaccard similarity).
+
+    kept_id: of an earlier run's document, `<run>#<id there>`; kept_source is empty then. estimated: whether the
+    similarity is the signatures' or, with `dedup.check: text`, the texts'.
+    """
 
     reason: str
     kept_id: str
     kept_source: str
     jaccard: float
     cluster: str
+    estimated: bool = True
+
+    @property
+    def kept_before(self) -> bool:
+        """Whether the kept document is an earlier run's."""
+        return "#" in self.kept_id
 
 
 @dataclass(frozen=True)

@@ -168,15 +168,21 @@ def _rejection(row: dict[str, Any]) -> Rejection:
     return Rejection(row["reason"], row["detail"], row["offset"], row["sample"])
 
 
-def with_kept_sources(run: Run, documents: Sequence[Document]) -> list[Document]:
-    """The same documents, with the source of what each dropped one is a duplicate of."""
-    kept_ids = {document.drop.kept_id for document in documents if document.drop is not None}
+def with_kept_sources(run: Run, estimated: bool, documents: Sequence[Document]) -> list[Document]:
+    """The same documents, with the source of what each dropped one is a duplicate of, where that is this run's.
+
+    estimated: whether their similarities are.
+    """
+    kept_ids = {document.drop.kept_id for document in documents if document.drop and not document.drop.kept_before}
     fates = {component: Fates(run, component) for component in {id_.split("/")[0] for id_ in kept_ids}}
     sources = {id_: fates[id_.split("/")[0]].source_of(id_) for id_ in kept_ids}
     return [
         document
         if document.drop is None
-        else replace(document, drop=replace(document.drop, kept_source=sources[document.drop.kept_id]))
+        else replace(
+            document,
+            drop=replace(document.drop, kept_source=sources.get(document.drop.kept_id, ""), estimated=estimated),
+        )
         for document in documents
     ]
 

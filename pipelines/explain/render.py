@@ -56,8 +56,9 @@ def _fate(document: Document) -> str:
         return f"rejected by {document.stage}: {detail if detail.startswith(reason) else f'{reason}, {detail}'}"
     if document.drop is not None:
         drop = document.drop
-        how = f"Jaccard {drop.jaccard:.3f} (estimated)" if drop.reason == "near_duplicate" else "the same text"
-        kept = f"{drop.kept_id} ({drop.kept_source})"
+        jaccard = f"Jaccard {drop.jaccard:.3f}{' (estimated)' if drop.estimated else ''}"
+        how = jaccard if drop.reason == "near_duplicate" else "the same text"
+        kept = f"{drop.kept_id} ({'of an earlier run' if drop.kept_before else drop.kept_source})"
         return f"dropped by {document.stage}: {drop.reason} of {kept}, {how}, cluster of {drop.cluster}"
     if document.fate == "undecided":
         return f"not decided yet: {document.stage} is not finished"

@@ -56,6 +56,12 @@ def given_model(path: str) -> bytes:
         raise Refused(f"tokenizer.model: {path}: cannot be read: {error.strerror or error}") from None
 
 
+def check_given_model(config: Config) -> None:
+    """Refuse a given model that cannot be read or is not lossless, before anything is done."""
+    if config.tokenizer.model is not None:
+        Tokenizer(given_model(config.tokenizer.model))
+
+
 @dataclass(frozen=True)
 class SampleUnit:
     """The task: documents of a unit, by ascending key, up to the unit's share of the sample."""

@@ -65,6 +65,15 @@ def test_a_bucket_of_different_documents_gives_linearly_many_edges():
     assert len(np.unique(connected(edges, documents))) == 1
 
 
+@pytest.mark.parametrize("between", [0, 3, 50, candidates.WINDOW - 2])
+def test_in_a_bucket_the_like_are_joined_over_many_unlike(between):
+    bucket = np.zeros(between + 2, BAND)
+    bucket["doc"], bucket["key"] = np.arange(len(bucket)), 7
+    bucket["sketch"] = np.random.default_rng(2).integers(0, 2**63, len(bucket))
+    bucket["sketch"][-1] = bucket["sketch"][0] ^ 0b1001
+    assert (0, between + 1) in pairs(candidates.candidate_edges(bucket))
+
+
 def connected(edges, documents):
     matrix = coo_array((np.ones(len(edges)), (edges["u"], edges["v"])), shape=(documents, documents))
     return connected_components(matrix, directed=False)[1]

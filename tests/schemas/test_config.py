@@ -241,6 +241,14 @@ def configs(draw):
     return content
 
 
+@pytest.mark.parametrize(
+    "name", ["caf\u00e9", "\u4e2d\u6587", "a\x85b", "\u2028", "a\nb", "\x00", "\U0001f40d", "yes", "1e3", " x "]
+)
+def test_a_path_of_any_characters_round_trips(tmp_path, name):
+    config = parse_config(changed((*SOURCE, "path"), name), "my.yaml")
+    assert load_text(tmp_path, config.dump_yaml()) == config
+
+
 @settings(deadline=None)
 @given(configs())
 def test_a_dumped_config_loads_as_itself(tmp_path_factory, content):
