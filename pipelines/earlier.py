@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import yaml
-
 from pipelines import storage
 from pipelines.text_table import UNICODE_VERSION
 from schemas import manifest
-from schemas.config import Config, parse_config
+from schemas.config import Config, parse_yaml
 from schemas.errors import Refused
 from schemas.manifest import StageManifest
 
@@ -50,7 +48,7 @@ def find_earlier(config: Config) -> tuple[Earlier, ...]:
 def _read(name: str, directory: str, config: Config) -> Earlier:
     try:
         path = storage.join(directory, "config.yaml")
-        old = parse_config(yaml.safe_load(storage.read_bytes(path)), path)
+        old = parse_yaml(storage.read_bytes(path), path)
         present = storage.size_of(storage.join(directory, "plan/units.parquet")) is not None
         found = {
             f"{folder}/{part}": _manifest(directory, folder, part) for folder in FOLDERS for part in old.components

@@ -13,6 +13,7 @@ An exchange moves bytes from source tasks to destination tasks, in one of two fo
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from pipelines import lock, storage
 from schemas.errors import Refused, TokenmillError
 
+_OWN = ("output", "stages", "replace_from")  # options of the command itself
 CHUNK = 1024  # task numbers a graph element stands for
 
 
@@ -254,8 +256,16 @@ def check_options(options: Sequence[str]) -> None:
     """Refuse options that cannot work.
 
     Raises:
-        Refused: threads were asked for; Beam's local runner was seen to lose data with them.
+        Refused: threads were asked for, with which Beam's local runner was seen to lose data; or the local runner has
+            no such option (Beam itself would pass over it).
     """
+    parsed = PipelineOptions(list(options))
+    known = parsed.get_all_options()
+    if (known["runner"] or "FnApiRunner") in ("DirectRunner", "FnApiRunner"):
+        for name in sorted(parsed.get_all_options(retain_unknown_options=True).keys() - known.keys()):
+            close = difflib.get_close_matches(name, [*_OWN, *known], n=1)
+            meant = f"; did you mean --{close[0].replace('_', '-') if close[0] in _OWN else close[0]}?" if close else ""
+            raise Refused(f"unknown option --{name}{meant}")
     if any("multi_threading" in option for option in options):
         raise Refused(
             "--direct_running_mode=multi_threading: Beam's local runner was seen to lose data in this mode; "

@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from pipelines import changes, plan, state, storage
 from pipelines.jobs import Run, check_options
 from pipelines.lock import Lock
@@ -18,7 +16,7 @@ from pipelines.progress import Progress
 from pipelines.stages import FOLDERS
 from pipelines.supervise import Supervisor
 from pipelines.tokenizer.job import check_given_model
-from schemas.config import Config, parse_config
+from schemas.config import Config, parse_yaml
 from schemas.errors import Refused
 from schemas.manifest import STAGES, Stage
 
@@ -45,7 +43,7 @@ def run(
     check_options(options)
     directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
     if replace_from is not None and replace_from not in stages:
-        raise Refused(f"--replace-from {replace_from} would delete what --stages {','.join(stages)} does not make again")
+        raise Refused(f"--replace-from {replace_from} would delete what --stages {','.join(stages)} leaves undone")
     check_given_model(config)
     fresh = plan.make_plan(config)
     this = Run(directory, secrets.token_hex(4))
@@ -57,6 +55,7 @@ def run(
         _prepare(this, config, fresh, replace_from)
         due = [stage for stage in state.due_stages(this, config, fresh) if stage in stages]
         if not due:
+            state.check_files(this, config)
             storage.remove_tree(this.work())
             return False
         started = time.time()
@@ -68,10 +67,11 @@ def run(
             raise
         storage.remove_tree(this.work())
         _write_facts(this, config, fresh, options, supervisor.facts, started)
+        driver, worker = supervisor.facts["peak_driver_bytes"], supervisor.facts["peak_worker_bytes"]
         progress.note(
-            f"done in {time.time() - started:.0f} s, with at most {supervisor.facts['peak_driver_bytes'] / 1e6:.0f} MB "
-            f"in the driver and {supervisor.facts['peak_worker_bytes'] / 1e6:.0f} MB in a worker; "
-            f"python -m loader inspect {directory} shows what there is"
+            f"done in {time.time() - started:.0f} s, at most {driver / 1e6:.0f} MB of memory in the driver"
+            + (f", {worker / 1e6:.0f} MB in a worker" if worker else "")
+            + f"; python -m loader inspect {directory} shows what there is"
         )
         return True
     finally:
@@ -85,7 +85,7 @@ def read_config(this: Run) -> Config:
         text = storage.read_bytes(this.path(CONFIG))
     except (FileNotFoundError, NotADirectoryError):
         raise Refused(f"{this.directory}: no run here (it has no {CONFIG})") from None
-    return parse_config(yaml.safe_load(text), this.path(CONFIG))
+    return parse_yaml(text, this.path(CONFIG))
 
 
 def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: Stage | None) -> None:

@@ -148,16 +148,21 @@ def check_files(run: Run, *parts: str) -> StageManifest:
         TokenmillError: a file is missing or of another size; names it.
     """
     found = need_manifest(run, *parts)
-    for file in found.files:
-        path = run.path(*parts, file.path)
+    check_sizes(run.path(*parts), found.files, found.stage)
+    return found
+
+
+def check_sizes(folder: str, files: Iterable[File], stage: Stage) -> None:
+    """Raise TokenmillError unless a stage's files are there and of their size; names the first that is not."""
+    for file in files:
+        path = storage.join(folder, file.path)
         size = storage.size_of(path)
         if size != file.bytes:
             state = "is missing" if size is None else f"has {size} bytes"
             raise TokenmillError(
                 f"{path}: the manifest says {file.bytes} bytes, but the file {state}; "
-                f"make it again with --replace-from {found.stage}"
+                f"make it again with --replace-from {stage}"
             )
-    return found
 
 
 def check_sha256(path: str, expected: File, stage: Stage) -> None:

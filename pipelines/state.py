@@ -32,6 +32,22 @@ def outdated_stage(run: Run, config: Config, plan: Plan) -> Stage | None:
     return None
 
 
+def check_files(run: Run, config: Config) -> None:
+    """Raise TokenmillError unless every file of every finished stage is there and of its size; names the first."""
+    for folder in ("documents", "dedup", "tokens"):
+        for name in config.components:
+            if stages.read_manifest(run, folder, name) is not None:
+                stages.check_files(run, folder, name)
+    if stages.read_manifest(run, "tokenizer") is not None:
+        stages.check_files(run, "tokenizer")
+    for length in config.shard.sequence_lengths:
+        view = shard_job.read_view(run, length)
+        if view is not None:
+            shards = [*view.splits.train.files, *view.provenance]
+            shards += [file for split in view.splits.validation.values() for file in split.files]
+            stages.check_sizes(run.path(shard_job.view_folder(length)), shards, "shard")
+
+
 def _stages(run: Run, config: Config, plan: Plan) -> Iterator[tuple[Stage, Prints, Prints]]:
     """(stage, expected fingerprints, found ones); each is asked for only when the stages before are whole."""
     names = list(plan.by_component)

@@ -328,12 +328,20 @@ def load_config(path: str | Path) -> Config:
         Refused: the file is absent, not YAML, or a key is unknown, ill-typed or out of range.
     """
     try:
-        raw = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+        return parse_yaml(Path(path).read_bytes(), str(path))
     except FileNotFoundError:
         raise Refused(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Refused(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    return parse_config(raw, str(path))
+    except OSError as error:
+        raise Refused(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_yaml(data: bytes, origin: str) -> Config:
+    """Validate a config as YAML bytes read from `origin` (named in errors). Raises Refused."""
+    try:
+        raw = yaml.load(data.decode("utf-8"), _Yaml)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Refused(f"{origin}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    return parse_config(raw, origin)
 
 
 def parse_config(raw: Any, origin: str) -> Config:

@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import settings
+
+# A busy machine is no failure: examples have no time limit of their own.
+settings.register_profile("tokenmill", deadline=None)
+settings.load_profile("tokenmill")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -156,6 +156,27 @@ def test_threads_are_refused(call, config, tmp_path):
     assert "multi_threading" in told and "use multi_processing" in told
 
 
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("--replace_from=shard", "--replace-from"), ("--direct_num_worker=1", "--direct_num_workers"), ("--zzz=3", "")],
+)
+def test_an_option_nobody_has(call, config, tmp_path, option, meant):
+    told = refused(call, config, tmp_path, option)
+    assert f"unknown option {option.split('=')[0]}" in told and meant in told
+
+
+def test_a_given_tokenizer_that_is_none(call, config, tmp_path):
+    config["tokenizer"] = {"model": str(tmp_path / "absent.model")}
+    assert "absent.model: cannot be read" in refused(call, config, tmp_path)
+    (tmp_path / "absent.model").write_bytes(b"no model")
+    assert "not a SentencePiece model" in refused(call, config, tmp_path)
+
+
+def test_replacing_a_stage_that_would_not_be_made_again(call, config, tmp_path):
+    told = refused(call, config, tmp_path, "--stages=ingest", "--replace-from=shard")
+    assert "--replace-from shard would delete what --stages ingest leaves undone" in told
+
+
 @pytest.mark.parametrize("below", ["", "/below"])
 def test_an_output_that_is_a_file(call, config, tmp_path, below):
     (tmp_path / "file").write_text("mine")
@@ -282,6 +303,22 @@ def test_a_second_run_has_nothing_to_do(call, corpus, finished):
     assert code == 0 and err == ""
     assert out == f"{finished}: nothing to do, everything is there\n"
     assert (contents(finished), (finished / "run.json").read_bytes()) == before
+
+
+def test_what_other_versions_made_is_refused(call, corpus, copied):
+    manifest = copied / "dedup" / "code" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"fingerprint": "', '"fingerprint": "0', 1))
+    before = state(copied)
+    code, _, err = call(*arguments(corpus / "config.yaml", copied))
+    assert code == 2 and "dedup was done here by other versions" in err and "--replace-from dedup" in err
+    assert state(copied) == before
+
+
+def test_a_second_run_notices_a_shard_that_is_gone(call, corpus, copied):
+    shard = next((copied / "shards" / "64").glob("train-*.tfrecord"))
+    shard.unlink()
+    code, _, err = call(*arguments(corpus / "config.yaml", copied))
+    assert code == 1 and shard.name in err and "is missing" in err and "--replace-from shard" in err
 
 
 # -- who may write -----------------------------------------------------------------------------------------------------
