@@ -32,6 +32,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/order_at_scale.py
 	$(BIN)/python benchmarks/prepare.py
+	$(BIN)/python benchmarks/dedup_quality.py
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -134,6 +134,7 @@ def test_killed_ten_times_it_writes_the_same_bytes(small_run: Path, config: Path
             process.wait()
     if process is not None:
         process.wait(timeout=300)
+    print(kills)
     assert len(kills) >= KILLS - 2, kills
     assert run_whole(config, output) == contents(small_run), f"seed {seed}, kills {kills}, log {log.read_text()}"
     assert not list(output.rglob(".*")), "something was left over"
