@@ -58,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
         "--a-drop", action="store_true", help="a document that was dropped as a near-duplicate, as an example"
     )
     explain.add_argument("--json", action="store_true", help="print JSON")
+
+    report = commands.add_parser(
+        "report",
+        help="write DIR/report.html: mixture, funnel, duplicates, rules, time",
+        description="Write DIR/report.html, one page without scripts that needs no network. Of a run that is not "
+        "finished it says what is missing.",
+    )
+    report.add_argument("directory", metavar="DIR", help="a run directory")
     return top
 
 
@@ -115,6 +123,11 @@ def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
         from pipelines.explain import a_drop, run_explain  # noqa: PLC0415
 
         return run_explain(parsed.directory, parsed.what or a_drop(parsed.directory), parsed.json)
+    if parsed.command == "report":
+        from pipelines.report import write_report  # noqa: PLC0415
+
+        print(write_report(parsed.directory))
+        return 0
     from pipelines.run import run  # noqa: PLC0415
     from schemas.config import load_config  # noqa: PLC0415
 

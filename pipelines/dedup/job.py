@@ -180,7 +180,7 @@ def _cluster_alarms(context: Context, steps: Steps, documents: int) -> list[str]
             if size > max(context.config.dedup.max_cluster_share * documents, LARGE_CLUSTER):
                 alarms.append(
                     f"the cluster of {read_index(context.run).name(cluster)} takes {size} of {documents} documents, "
-                    f"more than dedup.max_cluster_share = {context.config.dedup.max_cluster_share}"
+                    f"their exact copies not counted: more than dedup.max_cluster_share = {context.config.dedup.max_cluster_share}"
                 )
     return sorted(alarms)
 
