@@ -173,14 +173,15 @@ def _source_alarms(context: Context, name: str, receipts: list[Receipt], documen
 def _cluster_alarms(context: Context, steps: Steps, documents: int) -> list[str]:
     """Alarms for clusters whose drops are more than their share of all documents."""
     alarms: list[str] = []
+    share = context.config.dedup.max_cluster_share
     for number in range(_cluster_ranges(context, steps)):
         drops = load(steps.file("decided", context.run, number))
         clusters, sizes = np.unique(drops["cluster"], return_counts=True)
         for cluster, size in zip(clusters.tolist(), sizes.tolist(), strict=True):
-            if size > max(context.config.dedup.max_cluster_share * documents, LARGE_CLUSTER):
+            if size > max(share * documents, LARGE_CLUSTER):
                 alarms.append(
                     f"the cluster of {read_index(context.run).name(cluster)} takes {size} of {documents} documents, "
-                    f"their exact copies not counted: more than dedup.max_cluster_share = {context.config.dedup.max_cluster_share}"
+                    f"exact copies not counted: more than dedup.max_cluster_share = {share}"
                 )
     return sorted(alarms)
 

@@ -188,6 +188,7 @@ def _round_up(value: float) -> float:
 def _log_axis(seen: Sequence[Values], bounds: Sequence[float], greatest: float) -> Axis:
     rounded = [one.rounded()[0] for one in seen]
     positive = [float(found[found > 0][0]) for found in rounded if (found > 0).any()]
+    greatest = max([greatest, *(float(found[-1]) for found in rounded)])  # a rounded value may lie above all exact ones
     least = min([*positive, *bounds])
     decades = np.log10(greatest / least)
     each = next((count for count in (20, 10, 5, 4, 2) if count * decades <= _BARS), 1)
