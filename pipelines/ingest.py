@@ -258,7 +258,7 @@ def run(context: Context) -> None:
     """
     config, plan = context.config, context.plan
     prints = {name: fingerprint(config, name, plan.fingerprint(name)) for name in plan.by_component}
-    due = [name for name in plan.by_component if not _is_done(context, name, prints[name])]
+    due = [name for name in plan.by_component if not stages.is_done(context.run, "documents", name, prints[name])]
     folders = {name: stages.work_folder("ingest", prints[name]) for name in due}
     tasks = [task for name in due for task in stages.unfinished(context.run, folders[name], plan.by_component[name])]
     context.say(
@@ -286,11 +286,6 @@ def run(context: Context) -> None:
             units=tuple(receipt.unit for receipt in receipts),
         )
         stages.write_manifest(context.run, whole, "documents", name)
-
-
-def _is_done(context: Context, component: str, expected: str) -> bool:
-    found = stages.read_manifest(context.run, "documents", component)
-    return found is not None and found.fingerprint == expected
 
 
 def _check(config: Config, component: str, counts: dict[str, int]) -> None:

@@ -133,6 +133,12 @@ def read_manifest(run: Run, *parts: str) -> StageManifest | None:
         return None
 
 
+def is_done(run: Run, folder: str, component: str, expected: str) -> bool:
+    """Whether a component's stage is whole under the fingerprint `expected`."""
+    found = read_manifest(run, folder, component)
+    return found is not None and found.fingerprint == expected
+
+
 def need_manifest(run: Run, *parts: str) -> StageManifest:
     """A stage's manifest. Raises TokenmillError when the stage is not whole."""
     found = read_manifest(run, *parts)

@@ -160,7 +160,7 @@ def run(context: Context) -> None:
         drops = stages.check_files(context.run, "dedup", name)
         stages.check_files(context.run, "documents", name)
         prints[name] = fingerprint(config, name, drops.fingerprint, tokenizer.fingerprint)
-    due = [name for name in prints if not _is_done(context, name, prints[name])]
+    due = [name for name in prints if not stages.is_done(context.run, "tokens", name, prints[name])]
     folders = {name: stages.work_folder(f"tokenize-{name}", prints[name]) for name in due}
     todo = [task for name in due for task in stages.unfinished(context.run, folders[name], plan.by_component[name])]
     context.say(
@@ -192,8 +192,3 @@ def run(context: Context) -> None:
             details={"least_key": min(keys)},
         )
         stages.write_manifest(context.run, whole, "tokens", name)
-
-
-def _is_done(context: Context, component: str, expected: str) -> bool:
-    found = stages.read_manifest(context.run, "tokens", component)
-    return found is not None and found.fingerprint == expected

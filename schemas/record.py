@@ -150,11 +150,11 @@ def _envelope(size: int) -> bytes:
     """The bytes of an Example before its value of `size` bytes, built from the inside out."""
     envelope = b""
     for field in reversed(_FIELDS):
-        envelope = field + _varint(len(envelope) + size) + envelope
+        envelope = field + varint(len(envelope) + size) + envelope
     return envelope
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     """Protobuf's variable-length integer: seven bits a byte, lowest first, the high bit set on all but the
     last."""
     out = bytearray()

@@ -53,7 +53,7 @@ def run(context: Context) -> None:
     config, plan = context.config, context.plan
     documents = {name: stages.check_files(context.run, "documents", name) for name in plan.by_component}
     expected = fingerprint(config, {name: whole.fingerprint for name, whole in documents.items()}, plan.earlier)
-    if all(_is_done(context, name, expected) for name in documents):
+    if all(stages.is_done(context.run, "dedup", name, expected) for name in documents):
         return
     folder = stages.work_folder("dedup", expected)
     units = len(plan.units)
@@ -127,11 +127,6 @@ def _converge(context: Context, steps: Steps, small: bool) -> str:
             return before
         previous = now
     raise TokenmillError(f"dedup: the clusters did not converge in {MAX_ROUNDS} rounds; raise dedup.threshold")
-
-
-def _is_done(context: Context, component: str, expected: str) -> bool:
-    found = stages.read_manifest(context.run, "dedup", component)
-    return found is not None and found.fingerprint == expected
 
 
 def _finish(context: Context, expected: str, documents: dict[str, StageManifest], steps: Steps) -> None:

@@ -42,6 +42,7 @@ from pipelines.dedup.records import (
     save,
     signed,
     split,
+    spread,
     task_of,
 )
 from pipelines.dedup.texts import Texts
@@ -207,14 +208,14 @@ class Steps:
     def emit_both_ways(self, before: str, run: Run, number: int) -> Emitted:
         """Neighbourhoods, to the range of their node."""
         edges = clusters.both_ways(load(self.file(before, run, number)))
-        yield from split(edges, self._node_range(edges))
+        yield from split(edges, spread(edges["u"], self.ranges))
 
     def emit_down(self, before: str, run: Run, number: int) -> Emitted:
         """Lower neighbourhoods, to the range of their node."""
         edges = load(self.file(before, run, number))
         down = np.empty(len(edges), EDGE)
         down["u"], down["v"] = edges["v"], edges["u"]
-        yield from split(down, self._node_range(down))
+        yield from split(down, spread(down["u"], self.ranges))
 
     def receive_star(self, name: str, run: Run, number: int, blocks: Iterable[bytes]) -> None:
         """The edges after a star step."""
@@ -229,10 +230,6 @@ class Steps:
             centres = np.empty(len(np.unique(labels["cluster"])), LABEL)
             centres["doc"] = centres["cluster"] = np.unique(labels["cluster"])
         save(run, self.file("labels", run, number), np.concatenate((labels, centres)))
-
-    def _node_range(self, edges: Records) -> np.ndarray:
-        """Spread nodes over ranges by a multiplicative hash of their number (Knuth, TAOCP 3, 6.4)."""
-        return in_range(edges["u"] * np.uint64(0x9E3779B97F4A7C15), self.ranges)
 
     # -- survivors ----------------------------------------------------------------------------------------------
 
@@ -254,7 +251,7 @@ class Steps:
         members = documents[np.searchsorted(documents["doc"], labels["doc"])]
         members["cluster"] = labels["cluster"]
         ranges = self._cluster_ranges(run)
-        yield from split(members, in_range(members["cluster"] * np.uint64(0x9E3779B97F4A7C15), ranges))
+        yield from split(members, spread(members["cluster"], ranges))
 
     def receive_members(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
         """Drops of whole clusters."""

@@ -7,6 +7,8 @@ the wire format is walked here. Field numbers are those of `sentencepiece_model.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from schemas.record import varint
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_PIECES, _MODEL_TRAINER, _MODEL_NORMALIZER = 1, 2, 3
 _PIECE_TEXT = 1
@@ -81,10 +83,10 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int | bytes]]:
 
 
 def _field(number: int, kind: int, value: int | bytes) -> bytes:
-    head = _varint(number << 3 | kind)
+    head = varint(number << 3 | kind)
     if isinstance(value, int):
-        return head + _varint(value)
-    return head + (_varint(len(value)) if kind == _BYTES else b"") + value
+        return head + varint(value)
+    return head + (varint(len(value)) if kind == _BYTES else b"") + value
 
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:
@@ -98,12 +100,3 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return result, at
     raise ValueError(f"a number before byte {at} is too long")
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
