@@ -14,7 +14,7 @@ import resource
 import sys
 from typing import Any
 
-from pipelines import ingest, processes, storage, tokenize
+from pipelines import ingest, processes, storage, tokenize, workers
 from pipelines.dedup import job as dedup_job
 from pipelines.jobs import Run
 from pipelines.plan import read_plan
@@ -47,6 +47,8 @@ def main() -> int:
     run = Run(order["directory"], order["run_id"])
     config = parse_config(order["config"], "config.yaml")
     context = Context(run, config, read_plan(run), order["options"], say)
+    if not context.small:
+        workers.prepare()
     for stage in order["stages"]:
         try:
             RUNNERS[stage](context)

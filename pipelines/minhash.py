@@ -12,7 +12,6 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-from datasketch import MinHash
 from numpy.typing import NDArray
 
 from pipelines.text_table import TextTable
@@ -115,6 +114,8 @@ def exact_jaccard(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> float:
 @cache
 def _permutations(count: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """The factors and summands of datasketch's permutations, uint32 [count, 1] each."""
+    from datasketch import MinHash  # noqa: PLC0415 - brings SciPy's solvers along, for which only signing should wait
+
     a, b = MinHash(num_perm=count, scheme="affine32").permutations
     return np.array(a, dtype=np.uint32)[:, None], np.array(b, dtype=np.uint32)[:, None]
 

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 
+from pipelines import workers
+
 
 def end_group_when_input_closes() -> None:
     """Kill this process's whole group when standard input closes, as it does when the supervisor ends."""
@@ -21,13 +23,13 @@ def end_group_when_input_closes() -> None:
 def end_group_when_a_worker_dies() -> None:
     """Make the death of a Beam worker end this process group; Beam itself would wait for it for ever.
 
-    Beam waits for each worker process in a thread called `run_worker`, which raises when the process fails.
+    Each worker process is waited for in a thread (`workers.WATCH`) that raises when it fails.
     """
     usual = threading.excepthook
 
     def hook(arguments: threading.ExceptHookArgs) -> None:
         usual(arguments)
-        if arguments.thread is not None and arguments.thread.name == "run_worker":
+        if arguments.thread is not None and arguments.thread.name == workers.WATCH:
             os.killpg(0, signal.SIGKILL)
 
     threading.excepthook = hook

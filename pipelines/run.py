@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines import changes, plan, state, storage
-from pipelines.jobs import Run, check_options
+from pipelines.jobs import Run
 from pipelines.lock import Lock
 from pipelines.progress import Progress
 from pipelines.stages import FOLDERS
@@ -40,7 +40,10 @@ def run(
     """
     progress = progress or Progress()
     options = list(beam_options)
-    check_options(options)
+    if options:
+        from pipelines.runner import check_options  # noqa: PLC0415 - loads Beam
+
+        check_options(options)
     directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
     if replace_from is not None and replace_from not in stages:
         raise Refused(f"--replace-from {replace_from} would delete what --stages {','.join(stages)} leaves undone")

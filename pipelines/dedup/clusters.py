@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pipelines.dedup.candidates import unique
 from pipelines.dedup.records import EDGE, LABEL, Records
@@ -18,6 +16,9 @@ from pipelines.dedup.records import EDGE, LABEL, Records
 
 def components(edges: Records) -> Records:
     """LABEL records of every document in `edges`, sorted by document; all edges in one process."""
+    from scipy.sparse import coo_array  # noqa: PLC0415 - a quarter of a second to load
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
     docs, ends = np.unique(np.concatenate((edges["u"], edges["v"])), return_inverse=True)
     u, v = ends[: len(edges)], ends[len(edges) :]
     matrix = coo_array((np.ones(len(edges), bool), (u, v)), shape=(len(docs), len(docs)))

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from pipelines import lock, storage
-from pipelines.jobs import CHUNK, Each, Exchange, Run, check_options, run_steps, runner_and_options
+from pipelines.jobs import Each, Exchange, Run, run_steps
 from pipelines.lock import Lock
+from pipelines.runner import check_options, runner_and_options
 from pipelines.stages import Receipt, read_receipts, receipt_path, unfinished, write_receipt
 from schemas.errors import Refused, TokenmillError
 from schemas.manifest import Unit
@@ -105,13 +106,12 @@ def test_a_step_begins_when_the_one_before_is_complete(run):
             there = storage.names_in(run.path())
             run.commit_bytes(run.path(f"saw-{task}"), str(sum(n.startswith("calls-") for n in there)).encode())
 
-    tasks = range(CHUNK + 3)
+    tasks = range(1027)
     run_steps(run, [Each("first", tasks[::40], Count()), Each("second", [0, 1], Check())], ONE, True)
     assert [Path(run.path(f"saw-{task}")).read_text() for task in (0, 1)] == [str(len(tasks[::40]))] * 2
 
 
-def test_every_task_of_several_chunks_runs_once(run, monkeypatch):
-    monkeypatch.setattr("pipelines.jobs.CHUNK", 4)
+def test_every_task_runs_once(run):
     run_steps(run, [Each("count", [*range(3, 14)], Count())], ONE, True)
     assert {name for name in storage.names_in(run.path()) if name.startswith("calls-")} == {
         f"calls-{task}" for task in range(3, 14)

@@ -1,0 +1,166 @@
+"""Steps as one Beam pipeline.
+
+The graph holds task numbers only, so that a million units do not make a large one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from pipelines import storage
+from pipelines.jobs import Each, Exchange, Run, Step
+from pipelines.runner import runner_and_options
+
+
+class _Tasks(beam.PTransform):
+    """(task number, one None) of every task, spread over workers once `after` is complete."""
+
+    def __init__(self, tasks: Sequence[int]) -> None:
+        super().__init__()
+        self._tasks = tasks
+
+    def expand(self, after: Any) -> Any:
+        tasks = self._tasks
+        return (
+            after
+            | "wait" >> beam.GroupByKey()
+            | "tasks" >> beam.FlatMap(lambda _: [(number, None) for number in tasks])
+            | "spread" >> beam.GroupByKey()
+        )
+
+
+class _Worker(beam.DoFn):
+    """Runs a function of (run, number, values) on (number, values); tells the driver why when it fails."""
+
+    def __init__(self, run: Run, function: Callable[[Run, int, Any], Iterable[Any]]) -> None:
+        self._run = run
+        self._function = function
+
+    def process(self, element: Any) -> Iterator[Any]:
+        """Run the function on one element."""
+        try:
+            yield from self._function(self._run, *element)
+        except BaseException as error:
+            self._run.fail(error)
+            raise
+
+
+@dataclass(frozen=True)
+class _Once:
+    """Runs a task and yields one token."""
+
+    work: Callable[[Run, int], None]
+
+    def __call__(self, run: Run, task: int, _: Any) -> Iterator[tuple[int, None]]:
+        self.work(run, task)
+        yield (0, None)
+
+
+@dataclass(frozen=True)
+class _Spill:
+    """Writes what a source emits to one file: blocks in destination order, then their offsets."""
+
+    step: Exchange
+
+    def __call__(self, run: Run, source: int, _: Any) -> Iterator[tuple[int, None]]:
+        path = run.work(self.step.folder, f"spill-{source:07d}")
+        if storage.size_of(path) is None:
+            offsets = np.zeros(self.step.destinations + 1, np.int64)
+
+            def write(temporary: str) -> None:
+                with open(temporary, "wb") as file:
+                    for destination, block in self.step.emit(run, source):
+                        offsets[destination + 1] = len(block)
+                        file.write(block)
+                    np.cumsum(offsets, out=offsets)
+                    file.write(offsets.tobytes())
+
+            run.commit(path, write)
+        yield (0, None)
+
+
+@dataclass(frozen=True)
+class _Gather:
+    """Reads a destination's slices of all spill files."""
+
+    step: Exchange
+
+    def __call__(self, run: Run, destination: int, _: Any) -> Iterator[tuple[int, None]]:
+        if storage.size_of(self.step.done(run, destination)) is None:
+            self.step.receive(run, destination, self._blocks(run, destination))
+        yield (0, None)
+
+    def _blocks(self, run: Run, destination: int) -> Iterator[bytes]:
+        trailer = 8 * (self.step.destinations + 1)
+        for source in range(self.step.sources):
+            with storage.open_read(run.work(self.step.folder, f"spill-{source:07d}")) as file:
+                file.seek(-trailer + 8 * destination, os.SEEK_END)
+                start, stop = np.frombuffer(file.read(16), np.int64)
+                if stop > start:
+                    file.seek(int(start))
+                    yield file.read(int(stop - start))
+
+
+@dataclass(frozen=True)
+class _Emit:
+    """Yields (destination, (source, bytes)) for the runner to group."""
+
+    step: Exchange
+
+    def __call__(self, run: Run, source: int, _: Any) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        for destination, block in self.step.emit(run, source):
+            yield (destination, (source, block))
+
+
+@dataclass(frozen=True)
+class _Receive:
+    """Hands a destination its blocks in source order."""
+
+    step: Exchange
+
+    def __call__(self, run: Run, destination: int, values: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, None]]:
+        if storage.size_of(self.step.done(run, destination)) is None:
+            blocks = sorted((value for value in values if value[0] >= 0), key=lambda value: value[0])
+            self.step.receive(run, destination, (block for _, block in blocks if block))
+        yield (0, None)
+
+
+def run_graph(run: Run, steps: Sequence[Step], options: Sequence[str], small: bool) -> None:
+    """`jobs.run_steps`, by Beam."""
+    runner, parsed = runner_and_options(options, small)
+    with beam.Pipeline(runner=runner, options=parsed) as pipeline:
+        after = pipeline | "start" >> beam.Create([(0, None)])
+        for step in steps:
+            if not (isinstance(step, Each) and not step.tasks):  # a step of no tasks would hold up the next for ever
+                after = _append(run, step, after)
+
+
+def _append(run: Run, step: Step, after: Any) -> Any:
+    if isinstance(step, Each):
+        return (
+            after | f"{step.name} tasks" >> _Tasks(step.tasks) | step.name >> beam.ParDo(_Worker(run, _Once(step.work)))
+        )
+    sources = after | f"{step.name} sources" >> _Tasks(range(step.sources))
+    destinations = range(step.destinations)
+    if step.mode == "files":
+        spilled = sources | f"{step.name} spill" >> beam.ParDo(_Worker(run, _Spill(step)))
+        gather = spilled | f"{step.name} destinations" >> _Tasks(destinations)
+        return gather | f"{step.name} gather" >> beam.ParDo(_Worker(run, _Gather(step)))
+    emitted = sources | f"{step.name} emit" >> beam.ParDo(_Worker(run, _Emit(step)))
+    everyone = (
+        after
+        | f"{step.name} destinations" >> _Tasks(destinations)
+        | f"{step.name} empty" >> beam.MapTuple(lambda number, _: (number, (-1, b"")))
+    )
+    return (
+        (emitted, everyone)
+        | f"{step.name} both" >> beam.Flatten()
+        | f"{step.name} group" >> beam.GroupByKey()
+        | f"{step.name} receive" >> beam.ParDo(_Worker(run, _Receive(step)))
+    )
