@@ -10,13 +10,15 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipelines,loader,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[pipelines,loader,trainer,dev]'
 	touch $@
 
 demo: setup
 	$(BIN)/python -m pipelines run configs/demo.yaml --output $(DEMO)
 	$(BIN)/python -m loader inspect $(DEMO)
 	$(BIN)/python -m pipelines explain $(DEMO) --a-drop
+	$(BIN)/python -m loader show $(DEMO) --view 256 --position 6
+	$(BIN)/python -m loader trace $(DEMO) --view 256 --position 6 --token 10
 
 test: setup
 	$(BIN)/python -m pytest

@@ -105,7 +105,7 @@ def run_datatrove(documents: Sequence[Document], inputs: Path, work: Path, pytho
     Raises:
         subprocess.CalledProcessError: the run failed.
     """
-    script = str(Path(__file__).with_name("datatrove_minhash.py"))
+    script = str(Path(__file__).with_name("datatrove_steps.py"))
     command = [python, script, str(inputs), str(work), str(INPUTS)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     kept: set[str] = set()

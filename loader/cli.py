@@ -9,9 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from loader.locate import locate
+from loader.lookup import add_lookup_commands
 from schemas.errors import TokenmillError
 
 _PATH = "a run directory, a view such as RUN/shards/4096, or a manifest.json"
+_JSON = "print one JSON object"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,9 +30,11 @@ def parser() -> argparse.ArgumentParser:
         help="check every file, record and count against each other",
         description="Hash every file, read every record again, and count documents and tokens anew from the files.",
     )
-    for command in (inspect, verify):
+    for command, run in ((inspect, _inspect), (verify, _verify)):
         command.add_argument("path", metavar="PATH", help=_PATH)
-        command.add_argument("--json", action="store_true", help="print one JSON object")
+        command.add_argument("--json", action="store_true", help=_JSON)
+        command.set_defaults(run=run)
+    add_lookup_commands(commands, _JSON)
     return top
 
 
@@ -38,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     parsed = parser().parse_args(arguments)
     try:
-        return _verify(parsed) if parsed.command == "verify" else _inspect(parsed)
+        code: int = parsed.run(parsed)
+        return code
     except TokenmillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,11 +7,12 @@ put into one spelling (NFC, no control characters, single spaces) and keeps its 
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipelines.canonical import nfc
 
 _CODE_TRAILING: Final = " \t\v\f"
 _BREAKS: Final = "\v\f\x1c\x1d\x1e"
@@ -57,12 +58,11 @@ def _normalise_newlines(text: str) -> str:
 def _normalise_wide(raw: bytes) -> bytes:
     """C1 controls out, line and paragraph separators to newlines, NFC."""
     data = np.frombuffer(raw, dtype=np.uint8)
-    text = raw.decode("utf-8", "surrogatepass")
+    text = found = raw.decode("utf-8", "surrogatepass")
     if b"\xe2\x80\xa8" in raw or b"\xe2\x80\xa9" in raw or np.any((data[:-1] == 0xC2) & (data[1:] < 0xA0)):
         text = _WIDE_CONTROL.sub("", _WIDE_BREAK.sub("\n", text))
-    elif unicodedata.is_normalized("NFC", text):
-        return raw
-    return unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
+    text = nfc(text)
+    return raw if text == found else text.encode("utf-8", "surrogatepass")
 
 
 def _collapse_spaces(data: NDArray[np.uint8]) -> bytes:

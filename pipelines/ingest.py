@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,16 +22,16 @@ from pipelines.language import LANGUAGE_MODEL, code_language, natural_language
 from pipelines.plan import Unit, read_index, read_unit
 from pipelines.quality import first_failures, measure
 from pipelines.sources import InputRead, RawDocument, Reject, read_slices
-from pipelines.sources.base import sample
+from pipelines.sources.base import MAX_DOCUMENT_BYTES, sample
 from pipelines.stages import Context, Receipt
 from pipelines.text_table import UNICODE_VERSION, TextTable
 from schemas import manifest
-from schemas.arrow import HASH_BYTES, REJECTED, documents_schema
+from schemas.arrow import HASH_BYTES, documents_schema
 from schemas.config import Config
 from schemas.errors import TokenmillError
 from schemas.manifest import File, Input, StageManifest
 
-FORMAT = 1  # raised when the same config and input would give other bytes
+FORMAT = 2  # raised when the same config and input would give other bytes
 _BATCH_CHARACTERS = 4 << 20
 _BATCH_DOCUMENTS = 2048
 _BINARY_PROBE = 8000  # a NUL this early makes a file binary, as git has it
@@ -112,27 +112,25 @@ class _Ingestion:
         self._clean = clean_code if self._kind == "code" else clean_natural_language
         self._bounds = {name: (bound.min, bound.max) for name, bound in work.config.rule_bounds(unit.component).items()}
         self._schema = documents_schema(work.config.dedup.permutations, self._bounds)
-        self._rejects: list[Reject] = list(unit.rejects)
+        self._rejects = stages.Rejects()
         self._unreadable = 0  # what the listing refused, such as linked folders, is no unreadable document
         self._inputs: list[Input] = []
         self._counts: Counter[str] = Counter(documents_in=len(unit.rejects))
         self._row = 0
 
     def run(self) -> None:
-        """Write the documents, then the rejects, then the receipt."""
-        index = read_index(self._run)
-        path = index.path(self._run, "documents", "documents", self._task)
-        documents = stages.commit_table(self._run, path, self._tables(), self._schema)
-        path = index.path(self._run, "documents", "rejected", self._task)
-        rejected = stages.commit_table(self._run, path, self._reject_tables(), REJECTED)
-        for reject in self._rejects:
-            self._counts[f"rejected.{reject.reason}"] += 1
+        """Write the documents and, beside them, the rejects; then the receipt."""
+        documents, rejected = (
+            read_index(self._run).path(self._run, "documents", kind, self._task) for kind in ("documents", "rejected")
+        )
+        files = stages.commit_with_rejects(self._run, documents, self._tables(), self._schema, rejected, self._rejects)
+        self._counts.update(self._rejects.counts)
         self._counts["kept"] = self._row
         self._counts[f"source.{self._unit.source}.documents_in"] = self._counts["documents_in"]
         self._counts[f"source.{self._unit.source}.unreadable"] = self._unreadable
         receipt = Receipt(
             task=self._task,
-            files=(documents, rejected),
+            files=files,
             unit=manifest.Unit(
                 unit=self._unit.unit, inputs=tuple(self._inputs), counts=dict(sorted(self._counts.items()))
             ),
@@ -140,6 +138,8 @@ class _Ingestion:
         stages.write_receipt(self._run, self._work.folders[self._unit.component], receipt)
 
     def _tables(self) -> Iterator[pa.Table]:
+        for reject in self._unit.rejects:
+            self._rejects.add(reject)
         batch = _Batch()
         source = self._work.config.components[self._unit.component].sources[self._unit.source]
         for found in read_slices(source, self._root, self._unit.slices):
@@ -162,7 +162,7 @@ class _Ingestion:
 
     def _refuse(self, reject: Reject) -> None:
         self._unreadable += 1
-        self._rejects.append(reject)
+        self._rejects.add(reject)
 
     def _text(self, document: RawDocument) -> str | None:
         """The cleaned text, or None after a reject."""
@@ -181,9 +181,11 @@ class _Ingestion:
                 return None
         text = self._clean(data)
         if not text:
-            self._rejects.append(
-                Reject(document.source, document.offset, "empty", "no text after cleaning", sample(data))
-            )
+            self._rejects.add(Reject(document.source, document.offset, "empty", "no text after cleaning", sample(data)))
+            return None
+        if 4 * len(text) > MAX_DOCUMENT_BYTES and len(text.encode()) > MAX_DOCUMENT_BYTES:
+            detail = f"at most {MAX_DOCUMENT_BYTES} bytes of UTF-8 are one document"
+            self._refuse(Reject(document.source, document.offset, "text_too_long", detail, sample(text)))
             return None
         return text
 
@@ -205,7 +207,7 @@ class _Ingestion:
                 rule, value, bound = failure
                 kept[i] = False
                 detail = f"{rule} = {value:.6g}, {bound}"
-                self._rejects.append(Reject(batch.sources[i], batch.offsets[i], rule, detail, sample(batch.texts[i])))
+                self._rejects.add(Reject(batch.sources[i], batch.offsets[i], rule, detail, sample(batch.texts[i])))
         shingles, offsets = minhash.shingle_hashes(table, self._work.config.dedup.shingle)
         signatures = minhash.signatures(shingles, offsets, self._work.config.dedup.permutations)
         texts = pa.array(batch.texts, pa.string())
@@ -227,11 +229,6 @@ class _Ingestion:
         self._row += count
         self._counts["characters"] += sum(columns["characters"])
         return pa.table(columns, schema=self._schema)
-
-    def _reject_tables(self) -> Iterator[pa.Table]:
-        rows = [asdict(reject) for reject in self._rejects]
-        for start in range(0, len(rows), 4096):
-            yield pa.Table.from_pylist(rows[start : start + 4096], schema=REJECTED)
 
 
 def content_hash(text: str) -> bytes:

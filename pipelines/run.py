@@ -45,6 +45,9 @@ def run(
 
         check_options(options)
     directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
+    shown = os.fsencode(directory).decode("utf-8", "backslashreplace")
+    if shown != directory:
+        raise Refused(f"{shown}: the path is not UTF-8, which Parquet files need; give another --output")
     if replace_from is not None and replace_from not in stages:
         raise Refused(f"--replace-from {replace_from} would delete what --stages {','.join(stages)} leaves undone")
     check_given_model(config)
@@ -95,6 +98,14 @@ def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: 
     """Refuse a directory that holds something else, or another config or listing than this run's."""
     if this.directory in config.dedup.earlier().values():
         raise Refused(f"{this.directory}: cannot be --output and one of dedup.against at once; give another --output")
+    for name, component in config.components.items():
+        for source in component.sources:
+            folder = os.path.abspath(source.path)
+            if os.path.isdir(folder) and this.directory.startswith(f"{folder}/"):
+                raise Refused(
+                    f"{this.directory}: lies in {source.path}, a source of components.{name}, so the run would read "
+                    f"what it wrote; give an --output elsewhere"
+                )
     if storage.size_of(this.path(CONFIG)) is None:
         there = storage.names_in(this.directory) - {".lock", ".work"}
         if {name for name in there if not name.startswith(storage.TEMPORARY)}:

@@ -16,13 +16,15 @@ from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from pipelines import storage
 from pipelines.jobs import Run
 from pipelines.plan import Plan
+from pipelines.sources import Reject
 from schemas import manifest
-from schemas.arrow import parquet_writer
+from schemas.arrow import REJECTED, parquet_writer
 from schemas.config import Config
 from schemas.errors import TokenmillError
 from schemas.manifest import File, Model, Stage, StageManifest, Unit
@@ -39,6 +41,9 @@ FOLDERS: dict[Stage, str] = {
 
 SMALL_BYTES = 48 << 20  # of input: ingesting or tokenizing this takes one process about as long as starting two
 SMALL_DOCUMENTS = 50_000  # whose signatures, or token counts, one process settles in seconds
+
+
+_REJECTS_A_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,50 @@ def commit_table(run: Run, path: str, tables: Iterable[pa.Table], schema: pa.Sch
 
     written = run.commit(path, write)
     return File(path=path.rsplit("/", 1)[1], records=records, bytes=written.bytes, sha256=written.sha256)
+
+
+class Rejects:
+    """The rejects of a unit on their way to a file, counted by reason; of any number, one row group is in memory."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._held: list[Reject] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, reject: Reject) -> None:
+        """Count and write one; only while `commit_with_rejects` is at work."""
+        self.counts[f"rejected.{reject.reason}"] += 1
+        self._held.append(reject)
+        if len(self._held) == _REJECTS_A_GROUP:
+            self._flush()
+
+    def write(self, path: str, work: Callable[[], None]) -> None:
+        """Write to `path` what is added while `work` runs."""
+        with parquet_writer(path, REJECTED) as writer:
+            self._writer = writer
+            work()
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            columns = {name: [getattr(reject, name) for reject in self._held] for name in REJECTED.names}
+            assert self._writer is not None
+            self._writer.write_table(pa.table(columns, schema=REJECTED))
+            self._held = []
+
+
+def commit_with_rejects(
+    run: Run, path: str, tables: Iterable[pa.Table], schema: pa.Schema, rejected_path: str, rejects: Rejects
+) -> tuple[File, File]:
+    """`commit_table`, and beside it the file of the rejects that are added while `tables` is iterated."""
+    files: list[File] = []
+    written = run.commit(
+        rejected_path,
+        lambda temporary: rejects.write(temporary, lambda: files.append(commit_table(run, path, tables, schema))),
+    )
+    name = rejected_path.rsplit("/", 1)[1]
+    count = rejects.counts.total()
+    return files[0], File(path=name, records=count, bytes=written.bytes, sha256=written.sha256)
 
 
 def total(counts: Iterable[dict[str, int]]) -> dict[str, int]:

@@ -56,11 +56,16 @@ def commit(path: str, write: Callable[[str], None], run_id: str, guard: Callable
             return _commit_local(path, write, run_id, guard)
         return _commit_put(path, write, guard)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise TokenmillError(
-                f"{path}: the disk is full; free space and run the same command again, it goes on from what is done"
-            ) from None
-        raise TokenmillError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: str, error: OSError) -> TokenmillError:
+    """What to say of a file that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return TokenmillError(
+            f"{path}: the disk is full; free space and run the same command again, it goes on from what is done"
+        )
+    return TokenmillError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _commit_local(path: str, write: Callable[[str], None], run_id: str, guard: Callable[[], None] | None) -> Written:

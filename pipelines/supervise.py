@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 import psutil
@@ -75,7 +75,7 @@ class Supervisor:
 
     def _attempt(self) -> str | None:
         """One attempt: None when all is done, a reason when a stage failed, "" when a process died."""
-        with open(_log_path(self._run), "ab") as log:
+        with _log(self._run) as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.attempt"],
                 stdin=subprocess.PIPE,
@@ -162,8 +162,19 @@ def _log_path(run: Run) -> str:
     """Where what Beam and its workers print goes: into a local run's work folder, else nowhere."""
     if not storage.is_local(run.directory):
         return os.devnull
-    os.makedirs(run.work(), exist_ok=True)
     return run.work("log.txt")
+
+
+@contextlib.contextmanager
+def _log(run: Run) -> Iterator[IO[bytes]]:
+    """The log, open to be written on. Raises TokenmillError when it cannot be."""
+    path = _log_path(run)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "ab") as log:
+            yield log
+    except OSError as error:
+        raise storage.cannot_write(path, error) from None
 
 
 def _read_events(stream: IO[bytes], events: queue.Queue[dict[str, Any] | None]) -> None:

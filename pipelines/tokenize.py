@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,13 @@ from pipelines.stages import Context, Receipt
 from pipelines.tokenizer import Tokenizer, encode_documents
 from pipelines.tokenizer.job import load_tokenizer
 from schemas import manifest
-from schemas.arrow import REJECTED, tokens_schema
+from schemas.arrow import tokens_schema
 from schemas.config import Config, TokenizeConfig
 from schemas.errors import TokenmillError
 from schemas.manifest import StageManifest
 from schemas.record import token_dtype
 
-FORMAT = 1
+FORMAT = 2
 
 
 def fingerprint(config: Config, component: str, drops: str, tokenizer: str) -> str:
@@ -54,7 +54,7 @@ def fingerprint(config: Config, component: str, drops: str, tokenizer: str) -> s
 def broken_rule(rules: TokenizeConfig, ids: npt.NDArray[np.int32], characters: int) -> tuple[str, float, str] | None:
     """The first rule a document breaks: (name, value, bound). ids: with begin and end, which do not count."""
     count = len(ids) - 2
-    unique = len(np.unique(ids[1:-1]))
+    unique = _unique_ids(ids[1:-1], rules.min_unique_tokens or 0)
     measured: list[tuple[str, float, float | None, bool]] = [
         ("min_tokens", count, rules.min_tokens, count < (rules.min_tokens or 0)),
         ("max_tokens", count, rules.max_tokens, rules.max_tokens is not None and count > rules.max_tokens),
@@ -72,6 +72,12 @@ def broken_rule(rules: TokenizeConfig, ids: npt.NDArray[np.int32], characters: i
     return None
 
 
+def _unique_ids(ids: npt.NDArray[np.int32], enough: int) -> int:
+    """The number of different ids, or `enough` as soon as the first ids show that there are no fewer."""
+    first = len(np.unique(ids[: 8 * enough]))
+    return enough if first >= enough else len(np.unique(ids))
+
+
 @dataclass(frozen=True)
 class TokenizeUnit:
     """The task: one unit to one tokens file and one rejected file."""
@@ -84,22 +90,16 @@ class TokenizeUnit:
         index = read_index(run)
         unit = index.unit(task)
         tokenizer = load_tokenizer(run)
-        dtype = token_dtype(tokenizer.vocab_size)
-        schema = tokens_schema(dtype.name)
-        rejects: list[Reject] = []
+        schema = tokens_schema(token_dtype(tokenizer.vocab_size).name)
+        rejects = stages.Rejects()
         counts: Counter[str] = Counter()
         facts: dict[str, Any] = {"least_key": None}
-        tables = self._tables(run, task, tokenizer, dtype, rejects, counts, facts)
-        tokens = stages.commit_table(run, index.path(run, "tokens", "tokens", task), tables, schema)
-        rejected = stages.commit_table(
-            run,
-            index.path(run, "tokens", "rejected", task),
-            [pa.Table.from_pylist([asdict(reject) for reject in rejects], schema=REJECTED)],
-            REJECTED,
-        )
-        counts.update(f"rejected.{reject.reason}" for reject in rejects)
+        tables = self._tables(run, task, tokenizer, rejects, counts, facts)
+        tokens, rejected = (index.path(run, "tokens", kind, task) for kind in ("tokens", "rejected"))
+        files = stages.commit_with_rejects(run, tokens, tables, schema, rejected, rejects)
+        counts.update(rejects.counts)
         written = manifest.Unit(unit=unit.unit, counts=dict(sorted(counts.items())))
-        receipt = Receipt(task=task, files=(tokens, rejected), unit=written, facts=facts)
+        receipt = Receipt(task=task, files=files, unit=written, facts=facts)
         stages.write_receipt(run, self.folders[unit.component], receipt)
 
     def _tables(
@@ -107,44 +107,56 @@ class TokenizeUnit:
         run: Run,
         task: int,
         tokenizer: Tokenizer,
-        dtype: np.dtype[Any],
-        rejects: list[Reject],
+        rejects: stages.Rejects,
         counts: Counter[str],
         facts: dict[str, Any],
     ) -> Iterator[pa.Table]:
         rate = self.config.components[read_index(run).unit(task).component].fim_rate
         counts.update(kept=0, tokens=0)
         for table in kept_documents(run, task, ["id", "source", "text", "hash"]):
-            texts = table["text"].to_pylist()
-            keys = document_keys(table["hash"], self.config.seed, "order")
-            encoded = encode_documents(tokenizer, texts, keys, rate)
-            chosen: list[int] = []
-            for row, ids in enumerate(encoded):
-                broken = broken_rule(self.config.tokenize, ids, len(texts[row]))
-                if broken is None:
-                    chosen.append(row)
-                    continue
-                name, value, bound = broken
-                detail = f"{name}: {value:.6g}, {bound}; document {table['id'][row].as_py()}"
-                rejects.append(Reject(table["source"][row].as_py(), 0, name, detail, sample(texts[row])))
-            lengths = np.array([len(encoded[row]) for row in chosen], np.int64)
-            flat = np.concatenate([encoded[row] for row in chosen]) if chosen else np.empty(0, np.int32)
-            offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-            counts["kept"] += len(chosen)
-            counts["tokens"] += int(lengths.sum())
-            kept_keys = keys[chosen]
-            if chosen:
-                least = int(kept_keys.min())
-                facts["least_key"] = least if facts["least_key"] is None else min(least, facts["least_key"])
-            yield pa.table(
-                {
-                    "id": table["id"].take(pa.array(chosen, pa.int64())),
-                    "tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat.astype(dtype))),
-                    "key": kept_keys,
-                    "count": lengths,
-                },
-                schema=tokens_schema(dtype.name),
-            )
+            yield self._table(table, tokenizer, rate, rejects, counts, facts)
+
+    def _table(
+        self,
+        table: pa.Table,
+        tokenizer: Tokenizer,
+        rate: float,
+        rejects: stages.Rejects,
+        counts: Counter[str],
+        facts: dict[str, Any],
+    ) -> pa.Table:
+        """One row group. Everything but the result is let go before it is written, which takes the most memory."""
+        dtype = token_dtype(tokenizer.vocab_size)
+        texts = table["text"].to_pylist()
+        keys = document_keys(table["hash"], self.config.seed, "order")
+        encoded = encode_documents(tokenizer, texts, keys, rate)
+        chosen: list[int] = []
+        for row, ids in enumerate(encoded):
+            broken = broken_rule(self.config.tokenize, ids, len(texts[row]))
+            if broken is None:
+                chosen.append(row)
+                continue
+            name, value, bound = broken
+            detail = f"{name}: {value:.6g}, {bound}; document {table['id'][row].as_py()}"
+            rejects.add(Reject(table["source"][row].as_py(), 0, name, detail, sample(texts[row])))
+        lengths = np.array([len(encoded[row]) for row in chosen], np.int64)
+        flat = np.concatenate([np.empty(0, dtype), *(encoded[row] for row in chosen)], dtype=dtype, casting="unsafe")
+        offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+        counts["kept"] += len(chosen)
+        counts["tokens"] += int(lengths.sum())
+        kept_keys = keys[chosen]
+        if chosen:
+            least = int(kept_keys.min())
+            facts["least_key"] = least if facts["least_key"] is None else min(least, facts["least_key"])
+        return pa.table(
+            {
+                "id": table["id"].take(pa.array(chosen, pa.int64())),
+                "tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat)),
+                "key": kept_keys,
+                "count": lengths,
+            },
+            schema=tokens_schema(dtype.name),
+        )
 
 
 def run(context: Context) -> None:

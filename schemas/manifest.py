@@ -36,6 +36,13 @@ class File(Model):
     sha256: str
 
 
+class ShardFile(File):
+    """A shard of records. ends: what `schemas.record.end_checksums` gives of it, so that a reader can tell it from
+    another shard of the same size."""
+
+    ends: str
+
+
 class Input(Model):
     """One input of a unit: path below its source's root, bytes read, sha256 (hex) of those bytes."""
 
@@ -119,14 +126,14 @@ class TrainSplit(Model):
     groups: int
     rows: int
     records: int
-    files: tuple[File, ...]
+    files: tuple[ShardFile, ...]
 
 
 class ValidationSplit(Model):
     """One component's held-out records, read once, in file order."""
 
     records: int
-    files: tuple[File, ...]
+    files: tuple[ShardFile, ...]
 
 
 class Splits(Model):

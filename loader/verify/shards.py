@@ -22,6 +22,7 @@ from loader.verify.tables import Unreadable, row_groups
 from schemas.arrow import PROVENANCE
 from schemas.manifest import TokenizerInfo
 from schemas.order import Order
+from schemas.record import end_checksums
 
 
 class ShardCheck:
@@ -154,6 +155,10 @@ class ShardCheck:
         path = self._files.folder / shard.file.path
         if not path.is_file():
             return False
+        if 0 < path.stat().st_size == shard.file.records * self._record.size:
+            with open(path, "rb") as file:
+                found = end_checksums(file, self._record.size, shard.file.records)
+            self._findings.expect(path, "checksums of its first and last record", shard.file.ends, found)
         try:
             for first, tokens in self._record.read(self._findings, path, shard.file.records):
                 if pieces is not None:

@@ -71,7 +71,7 @@ def explain(directory: str, what: str) -> list[Account]:
     if not accounts:
         path = targets[0].path
         raise TokenmillError(
-            f"{what}: {path} is an input of {targets[0].component}, but nothing in it has this place; "
+            f"{targets[0].source}: {path} is an input of {targets[0].component}, but nothing in it has this place; "
             f"explain {path} counts what it holds and lists the first {FIRST}"
         )
     return accounts

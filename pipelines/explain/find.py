@@ -7,6 +7,7 @@ tar archives are not in the plan; their names are searched when no input matches
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -19,6 +20,7 @@ from pipelines import storage
 from pipelines.explain.fates import Fates
 from pipelines.jobs import Run
 from pipelines.plan import PLAN
+from pipelines.sources.paths import quote
 from schemas.config import Config
 from schemas.errors import TokenmillError
 
@@ -43,14 +45,19 @@ def find(run: Run, config: Config, what: str) -> list[Target]:
     Raises:
         TokenmillError: nothing matches, or the end of a path fits several.
     """
-    exact, ending = _planned(run, what)
-    found = exact or ending or _members(run, config, what)
-    if not found:
-        raise TokenmillError(_nothing(run, what))
+    typed = quote(os.fsencode(what))
+    names = [what, typed] if typed.replace(r"\x5c", "\\") == what else [typed]  # as it is shown, or as it is
+    for name in dict.fromkeys(names):
+        exact, ending = _planned(run, name)
+        found = exact or ending or _members(run, config, name)
+        if found:
+            break
+    else:
+        raise TokenmillError(_nothing(run, names[0]))
     sources = sorted({target.source for target in found})
     if not exact and len(sources) > 1:
         shown = ", ".join(sources[:_SHOWN]) + (f", … ({len(sources)} in all)" if len(sources) > _SHOWN else "")
-        raise TokenmillError(f"{what}: fits several sources: {shown}; give more of the path")
+        raise TokenmillError(f"{names[0]}: fits several sources: {shown}; give more of the path")
     return sorted(set(found))
 
 

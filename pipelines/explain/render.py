@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from pipelines.explain.accounts import Account, Container, Document, View
+from pipelines.sources.base import printable
 
 _SPANS = 20  # spans of tokens listed for a document in a view; JSON lists all
 
@@ -38,7 +39,7 @@ def _container(account: Container) -> Iterator[str]:
 def _document(document: Document) -> Iterator[str]:
     yield _name(document)
     if document.characters is not None:
-        yield f"  {document.language}, {document.characters:,} characters, {document.words:,} words"
+        yield f"  {printable(document.language or '')}, {document.characters:,} characters, {document.words:,} words"
     yield f"  {_fate(document)}"
     if document.rejection is not None and document.rejection.sample:
         yield f"  it begins: {document.rejection.sample}"

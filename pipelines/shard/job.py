@@ -26,6 +26,7 @@ from schemas.manifest import (
     File,
     OrderComponent,
     OrderInfo,
+    ShardFile,
     ShardManifest,
     Splits,
     StageManifest,
@@ -38,7 +39,7 @@ from schemas.manifest import (
 from schemas.order import ORDER_VERSION, PERMUTATION, Order, integer_weights, plan_sizes
 from schemas.record import record_size, token_dtype
 
-FORMAT = 1
+FORMAT = 2  # raised when the same config and input would give other files
 MIX = "mix.json"
 
 
@@ -198,7 +199,7 @@ class _View:
     def _write_manifest(self, mix: Mix, packed: list[Receipt], written: list[Receipt]) -> None:
         order, names = mix.order, mix.order.names
         counts = stages.total(receipt.unit.counts for receipt in written)
-        shards = [receipt.files[0] for receipt in written]
+        shards = [ShardFile(**receipt.files[0].model_dump(), **receipt.facts) for receipt in written]
         train = shards[: mix.train_shards]
         validation: dict[str, ValidationSplit] = {}
         for name, rows in mix.validation_rows.items():

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from schemas import manifest
 from schemas.arrow import PROVENANCE
 from schemas.errors import TokenmillError
 from schemas.order import Order
-from schemas.record import frame_examples
+from schemas.record import end_checksums, frame_examples
 
 # Where a record goes: its row in the shard, and which repeat of its sequence it is.
 SLOT = np.dtype([("row", "<i8"), ("repeat", "<i8")])
@@ -159,11 +159,18 @@ class ShardWriter:
             )
         pieces = np.concatenate(spans)
         pieces = pieces[np.argsort(pieces["row"], kind="stable")]
-        written = run.commit(run.path(self.view, name), lambda path: _write_records(path, matrix))
+        ends = ""
+
+        def write(path: str) -> None:
+            nonlocal ends
+            ends = _write_records(path, matrix)
+
+        written = run.commit(run.path(self.view, name), write)
         shard = manifest.File(path=name, records=records, bytes=written.bytes, sha256=written.sha256)
         provenance = self._write_provenance(run, name, pieces)
         unit = manifest.Unit(unit=number, counts=self._count(run, pieces, slots, held_out))
-        stages.write_receipt(run, self.folder, Receipt(task=number, files=(shard, provenance), unit=unit))
+        facts = {"ends": ends}
+        stages.write_receipt(run, self.folder, Receipt(task=number, files=(shard, provenance), unit=unit, facts=facts))
 
     def _write_provenance(self, run: Run, name: str, pieces: npt.NDArray[np.void]) -> manifest.File:
         index = read_index(run)
@@ -241,7 +248,9 @@ def _unpack(
     return slots, spans, np.frombuffer(block, dtype, uses * capacity, at).reshape(uses, capacity)
 
 
-def _write_records(path: str, matrix: npt.NDArray[Any]) -> None:
-    with io.FileIO(path, "w") as file:
+def _write_records(path: str, matrix: npt.NDArray[Any]) -> str:
+    """Write a shard; returns the checksums at its ends."""
+    with io.FileIO(path, "w+") as file:
         for start in range(0, len(matrix), _RECORDS_AT_ONCE):
             file.write(frame_examples(matrix[start : start + _RECORDS_AT_ONCE]))
+        return end_checksums(cast(BinaryIO, file), file.tell() // len(matrix), len(matrix))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from schemas.errors import TokenmillError
 
 SAMPLE_CHARACTERS = 200
-MAX_DOCUMENT_BYTES = 1 << 30
-"""A longer line, file or archive member is rejected unread: one document is held whole in memory."""
+MAX_DOCUMENT_BYTES = 1 << 28
+"""A longer line, file or archive member is rejected unread: one document is held whole in memory, some thirty times
+over until its tokens are written, and they must fit a Parquet page (2 GiB at four bytes a token)."""
 
 
 class SourceChanged(TokenmillError):
@@ -89,9 +90,12 @@ def sample(data: bytes | str) -> str:
     """The beginning of `data` in at most 200 printable characters; everything else is backslash-escaped."""
     if isinstance(data, bytes):
         data = data[: 4 * SAMPLE_CHARACTERS].decode("utf-8", "backslashreplace")
-    head = data[:SAMPLE_CHARACTERS]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
-    return shown[:SAMPLE_CHARACTERS]
+    return printable(data[:SAMPLE_CHARACTERS])[:SAMPLE_CHARACTERS]
+
+
+def printable(text: str) -> str:
+    """`text` with everything unprintable backslash-escaped: no terminal obeys it, and it is one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:
@@ -99,5 +103,4 @@ def one_line(error: BaseException) -> str:
     the rest names where the source lies on this machine, which no output may depend on.
     """
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = " ".join(told.split()) or type(error).__name__
-    return text.encode("utf-8", "backslashreplace").decode()
+    return printable(" ".join(told.split())) or type(error).__name__

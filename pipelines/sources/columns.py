@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def needed(source: Source) -> list[str]:
     """The columns a source reads, each once, text first."""
-    return list(dict.fromkeys([source.text, *source.metadata, *([source.quality] if source.quality else [])]))
+    names = (source.text, *source.metadata, source.quality)
+    return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def document(source: Source, place: str, offset: int, row: Mapping[str, object], head: bytes) -> RawDocument | Reject:
@@ -35,7 +36,8 @@ def document(source: Source, place: str, offset: int, row: Mapping[str, object],
         value = row.get(name)
         if value is not None:
             metadata[name] = _as_text(value)
-    return RawDocument(place, offset, text, metadata, _number(row.get(source.quality)) if source.quality else None)
+    quality = _number(row.get(source.quality)) if source.quality is not None else None
+    return RawDocument(place, offset, text, metadata, quality)
 
 
 def _as_text(value: object) -> str:

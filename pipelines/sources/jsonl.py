@@ -7,9 +7,12 @@ it needs no further dependency and lets a lone surrogate through, so that it can
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from pipelines.sources.base import MAX_DOCUMENT_BYTES, InputRead, RawDocument, Reject, Slice, one_line, sample
 from pipelines.sources.columns import document
@@ -28,6 +31,11 @@ from pipelines.sources.streams import (
 if TYPE_CHECKING:
     from schemas.config import Source
 
+MAX_NESTING = 256
+"""Objects and lists that may be open at once in a line. Python's own bound is what its stack has left, which depends on
+who calls."""
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_STEPS = np.array([(chr(i) in "[{") - (chr(i) in "]}") for i in range(256)], dtype=np.int8)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -80,12 +88,12 @@ def _parse(source: Source, path: str, line: Line) -> RawDocument | Reject | None
 
 def _row(data: bytes, text_column: str) -> dict[str, object]:
     """The object a line holds, its text free of lone surrogates. Raises Damaged."""
+    if data.count(b"[") + data.count(b"{") > MAX_NESTING and _nesting(data) > MAX_NESTING:
+        raise Damaged("broken_json", f"nested more than {MAX_NESTING} deep")
     try:
         row = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise Damaged("not_utf8", f"{error.reason} at byte {error.start} of the line") from None
-    except RecursionError:
-        raise Damaged("broken_json", "nested too deeply") from None
     except ValueError as error:
         raise Damaged("broken_json", one_line(error)) from None
     if not isinstance(row, dict):
@@ -98,3 +106,9 @@ def _row(data: bytes, text_column: str) -> dict[str, object]:
             detail = f"half of a surrogate pair at character {error.start} of the text"
             raise Damaged("lone_surrogate", detail) from None
     return row
+
+
+def _nesting(data: bytes) -> int:
+    """The most objects and lists that are open at once, in whatever JSON the bytes are or begin as."""
+    steps = _STEPS[np.frombuffer(_STRING.sub(b"", data), dtype=np.uint8)]
+    return int(np.cumsum(steps[steps != 0], dtype=np.int32).max(initial=0))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.sources.base import InputRead, RawDocument, Reject, Slice, one_line, sample
+from pipelines.sources.base import InputRead, RawDocument, Reject, Slice, one_line, printable, sample
 from pipelines.sources.columns import document, needed
 from pipelines.sources.streams import BLOCK, Tally, blocks, open_input
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from schemas.config import Source
 
 _BATCH_BYTES = 8 << 20
+_REPEATED_BYTES = 128 << 20
 _BATCH_ROWS = 1024
 _MAGIC = (b"PAR1", b"PARE")
 _ERRORS = (pa.ArrowException, OSError, ValueError)
@@ -33,6 +34,27 @@ class _Group:
     chunks: tuple[tuple[int, int], ...]
 
 
+class _Closed(Exception):
+    """A read through a closed door."""
+
+
+class _Door:
+    """A file that gives nothing while `closed_to_reads`."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self.closed_to_reads = False
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes. Raises _Closed."""
+        if self.closed_to_reads:
+            raise _Closed
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def split_parquet(source: Source, root: str, path: str, size: int, unit_bytes: int) -> list[tuple[Slice, int]]:
     """Runs of row groups, each with its compressed bytes in the columns read, near `unit_bytes`.
 
@@ -40,7 +62,8 @@ def split_parquet(source: Source, root: str, path: str, size: int, unit_bytes: i
     """
     try:
         with open_input(root, path, size) as file:
-            groups = _groups(pq.ParquetFile(file), needed(source), size)
+            door, table = _open(file)
+            groups = _groups(door, table, _present(source, table), size)
     except _ERRORS:
         return [(Slice(path, size, 0, -1), size)]
     runs: list[tuple[Slice, int]] = []
@@ -62,10 +85,10 @@ def read_parquet(source: Source, root: str, slice_: Slice) -> Iterator[RawDocume
     tally = Tally()
     with open_input(root, slice_.path, slice_.size) as file:
         try:
-            table = pq.ParquetFile(file, buffer_size=BLOCK, pre_buffer=False)
+            door, table = _open(file)
             schema = table.schema_arrow
-            columns = [name for name in needed(source) if name in schema.names]
-            groups = _groups(table, columns, slice_.size)
+            columns = _present(source, table)
+            groups = _groups(door, table, columns, slice_.size)
         except _ERRORS as error:
             yield _broken_file(file, slice_, one_line(error))
             tally.read(blocks(file, slice_.path, 0, slice_.size))
@@ -82,23 +105,49 @@ def read_parquet(source: Source, root: str, slice_: Slice) -> Iterator[RawDocume
     yield tally.input_read(slice_.path)
 
 
-def _groups(table: pq.ParquetFile, columns: list[str], size: int) -> list[_Group]:
+def _open(file: IO[bytes]) -> tuple[_Door, pq.ParquetFile]:
+    """A file and the door it is read through. Raises one of _ERRORS."""
+    door = _Door(file)
+    return door, pq.ParquetFile(door, buffer_size=BLOCK, pre_buffer=False)
+
+
+def _present(source: Source, table: pq.ParquetFile) -> list[str]:
+    """The columns that are read and there."""
+    return [name for name in needed(source) if name in table.schema_arrow.names]
+
+
+def _groups(door: _Door, table: pq.ParquetFile, columns: list[str], size: int) -> list[_Group]:
     """The row groups by the footer. Raises one of _ERRORS where a file of `size` bytes cannot hold them."""
     groups: list[_Group] = []
     row = 0
+    numbers = [n for n in range(len(table.schema)) if table.schema.column(n).path.split(".")[0] in columns]
     for index in range(table.metadata.num_row_groups):
+        _check_footer(door, table, index, columns)
         info = table.metadata.row_group(index)
         chunks = []
-        for number in range(info.num_columns):
+        for number in numbers:
             chunk = info.column(number)
-            if chunk.path_in_schema.split(".")[0] in columns:
-                first = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
-                chunks.append((first, first + chunk.total_compressed_size))
+            first = min(chunk.dictionary_page_offset or chunk.data_page_offset, chunk.data_page_offset)
+            chunks.append((first, first + chunk.total_compressed_size))
         if info.num_rows < 0 or not all(0 <= first <= stop <= size for first, stop in chunks):
             raise ValueError(f"the footer places row group {index} outside the file")
         groups.append(_Group(index, row, info.num_rows, info.total_byte_size, tuple(sorted(chunks))))
         row += info.num_rows
     return groups
+
+
+def _check_footer(door: _Door, table: pq.ParquetFile, index: int, columns: list[str]) -> None:
+    """Raise one of _ERRORS where Arrow rejects what the footer says of the columns of a row group.
+
+    Asked for such a column, pyarrow's metadata ends the process; reading tells, before it reads anything.
+    """
+    door.closed_to_reads = True
+    try:
+        next(table.iter_batches(batch_size=1, row_groups=[index], columns=columns, use_threads=False), None)
+    except _Closed:
+        pass
+    finally:
+        door.closed_to_reads = False
 
 
 def _read_group(
@@ -107,18 +156,19 @@ def _read_group(
     """The documents of one row group."""
     row, end = group.row, group.row + group.rows
     average = max(1, group.bytes // max(1, group.rows))
-    size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // average))
+    # A dictionary stores a value once for many rows: each may be as long as all that the group stores.
+    size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // average, _REPEATED_BYTES // max(1, group.bytes)))
     batches = table.iter_batches(batch_size=size, row_groups=[group.index], columns=columns, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
+            values = {name: _values(batch.column(name)) for name in columns} if batch is not None else {}
         except _ERRORS as error:
             detail = f"rows {row} to {end - 1}, the rest of row group {group.index}: {one_line(error)}"
             yield Reject(f"{path}#{row}", row, "corrupt", detail, "")
             return
         if batch is None:
             break
-        values = {name: _values(batch.column(name)) for name in columns}
         textual = not _is_binary(batch.schema.field(source.text).type)
         for index in range(batch.num_rows):
             place = f"{path}#{row}"
@@ -158,7 +208,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 def _text_problem(source: Source, schema: pa.Schema, slice_: Slice) -> Reject | None:
     """Why no row of the file can give text, if so."""
     if source.text not in schema.names:
-        detail = f"no column {source.text!r}; there are {', '.join(schema.names)}"
+        detail = f"no column {source.text!r}; there are {printable(', '.join(schema.names))}"
         return Reject(slice_.path, 0, "missing_text", detail, "")
     kind = schema.field(source.text).type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,7 +1,8 @@
 r"""Names of inputs: quoting, globs, and the split of a source's path into a root and a pattern.
 
-A file name is bytes and need not be UTF-8. `quote` writes it as text that any table can hold: bytes that do
-not decode become \xNN, and so does the backslash itself, which makes the form reversible.
+A file name is bytes and need not be UTF-8. `quote` writes it as text that any table can hold and any terminal
+can show: bytes that do not decode become \xNN, and so do those of control characters, line separators and marks
+that turn the direction of text; so does the backslash itself, which makes the form reversible.
 Globs: `*`, `?` and `[...]` stay within one path part; `**` stands for any number of folders, none included.
 """
 
@@ -15,11 +16,13 @@ from schemas.errors import Refused
 
 WILDCARD = re.compile(r"[*?\[]")
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def quote(name: bytes) -> str:
-    r"""A name as valid UTF-8 text: undecodable bytes and backslashes as \xNN."""
-    return name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")
+    r"""A name as valid UTF-8 text on one line: undecodable bytes, controls and backslashes as \xNN."""
+    text = name.replace(b"\\", b"\\x5c").decode("utf-8", "backslashreplace")
+    return _OBEYED.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in found[0].encode()), text)
 
 
 def unquote(path: str) -> bytes:

@@ -6,9 +6,11 @@ together.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from pipelines.sources.paths import is_remote, local_bytes, unquote
 
 BLOCK = 1 << 20
 _HEAD = 1024
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)  # nothing, a folder or a socket has the name
 
 
 class Damaged(Exception):
@@ -77,7 +80,7 @@ class _Remote(io.RawIOBase):
 def open_input(root: str, path: str, size: int | None = None) -> IO[bytes]:
     """Open an input for unbuffered, seekable reading. size: the bytes it must have, where known.
 
-    Raises SourceChanged if it is gone or of another size, OSError if it is local and cannot be opened,
+    Raises SourceChanged if it is gone, no regular file or of another size, OSError if it is local and cannot be opened,
     SourceUnreachable if it is remote and cannot be.
     """
     file: Any
@@ -85,15 +88,25 @@ def open_input(root: str, path: str, size: int | None = None) -> IO[bytes]:
         file = _Remote(f"{root}/{unquote(path).decode('utf-8')}")
     else:
         try:
-            file = open(local_bytes(root, path), "rb", buffering=0)  # noqa: SIM115 - the caller closes it
-        except (FileNotFoundError, NotADirectoryError):
-            raise SourceChanged(path, "gone since it was listed") from None
+            file = open(local_bytes(root, path), "rb", buffering=0, opener=_open_now)  # noqa: SIM115 - the caller closes it
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise SourceChanged(path, "gone since it was listed") from None
+            raise
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise SourceChanged(path, "no regular file any more, as it was when listed")
     found = file.seek(0, io.SEEK_END) if is_remote(root) else os.fstat(file.fileno()).st_size
     if size is not None and found != size:
         file.close()
         raise SourceChanged(path, f"{size} bytes when listed, {found} now")
     file.seek(0)
     return file
+
+
+def _open_now(path: Any, flags: int) -> int:
+    """Open without waiting for the other end, as a fifo that took a file's place would have it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class Tally:
@@ -125,13 +138,21 @@ class Tally:
 
 
 def blocks(file: IO[bytes], path: str, start: int, stop: int) -> Iterator[bytes]:
-    """Bytes [start, stop) of a file. Raises SourceChanged when it ends before `stop`."""
+    """Bytes [start, stop) of a file in blocks of BLOCK. Raises SourceChanged when it ends before `stop`.
+
+    All blocks but the last are full, whatever the file gives at a time: how much of a damaged stream can be
+    decoded depends on how it is fed, and must not depend on where the file lies.
+    """
     file.seek(start)
     while start < stop:
-        block = file.read(min(BLOCK, stop - start))
-        if not block:
-            raise SourceChanged(path, f"ends at byte {start}, {stop} expected")
-        start += len(block)
+        wanted = min(BLOCK, stop - start)
+        block = b""
+        while len(block) < wanted:
+            part = file.read(wanted - len(block))
+            if not part:
+                raise SourceChanged(path, f"ends at byte {start + len(block)}, {stop} expected")
+            block = block + part if block else part
+        start += wanted
         yield block
 
 

@@ -6,6 +6,7 @@ marker.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -25,6 +26,9 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGLINK,
 )
 _MAX_EXTENSION = 1 << 20
+_MAX_CHAIN = 32  # headers that may stand before one member; a path, a link, extended and global ones do
+_RECORD = re.compile(rb"([0-9]{1,20}) ")
+_LONG_NUMBER = re.compile(rb"[0-9]{257}")
 _ERRORS = (tarfile.TarError, ValueError, ArithmeticError, LookupError, RecursionError)
 
 
@@ -33,7 +37,12 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Header:
+        stream = cast(_Stream, archive.fileobj)
+        stream.chain += 1
         try:
+            if stream.chain > _MAX_CHAIN:
+                # By the interpreter's stack alone, the number would depend on who calls.
+                raise Damaged("corrupt", f"tar: more than {_MAX_CHAIN} headers for one member")
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
@@ -41,6 +50,17 @@ class _Header(tarfile.TarInfo):
             raise Damaged("truncated", "tar: the archive ends without its end marker") from None
         except tarfile.HeaderError as error:
             raise Damaged("corrupt", f"tar: {one_line(error)}") from None
+        finally:
+            stream.chain -= 1
+
+    def _proc_pax(self, archive: tarfile.TarFile) -> _Header:
+        # On others than these Python up to 3.11.9 takes quadratic time and memory (CVE-2024-6232).
+        size = self.size + -self.size % tarfile.BLOCKSIZE
+        data = cast(_Stream, archive.fileobj).peek(size)
+        if len(data) < size:
+            raise Damaged("truncated", "tar: the archive ends within a pax header")
+        _check_records(data)
+        return super()._proc_pax(archive)  # type: ignore[misc]
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> _Header:
@@ -50,9 +70,25 @@ class _Header(tarfile.TarInfo):
         return info
 
 
-class _Stream:
-    """A stream as the forward-only file tarfile needs. end: bytes up to the last so far that is not 0.
+def _check_records(data: bytes) -> None:
+    """Raise Damaged unless `data` is records of the pax format, "length key=value\\n", up to the first 0."""
+    at = 0
+    while at < len(data) and data[at]:
+        prefix = _RECORD.match(data, at)
+        end = at + int(prefix[1]) if prefix else 0
+        if not prefix or not prefix.end() < end <= len(data) or data[end - 1] != ord("\n"):
+            raise Damaged("corrupt", "tar: a pax header is no list of records")
+        if data.find(b"=", prefix.end(), end) <= prefix.end():
+            raise Damaged("corrupt", "tar: a pax header holds a record without a key")
+        at = end
+    if _LONG_NUMBER.search(data):
+        raise Damaged("corrupt", "tar: a pax header holds a number of more than 256 digits")
 
+
+class _Stream:
+    """A stream as the forward-only file tarfile needs.
+
+    end: bytes up to the last so far that is not 0. chain: headers begun for the member that is being looked for.
     tarfile's own stream mode copies its whole buffer for every header.
     """
 
@@ -62,6 +98,7 @@ class _Stream:
         self._start = 0
         self._at = 0
         self.end = 0
+        self.chain = 0
 
     def pull(self) -> bool:
         """Go to the next block; False at the end of the stream."""
@@ -96,6 +133,14 @@ class _Stream:
             self._at = len(pieces[-1])
             missing -= self._at
         return b"".join(pieces)
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, fewer at the end of the stream, without going on."""
+        data = self.read(size)
+        self._start = self.tell() - len(data)
+        self._block = data + self._block[self._at :]
+        self._at = 0
+        return data
 
 
 def read_tar(

@@ -138,6 +138,18 @@ def test_a_record_of_another_length_is_named(view: Path) -> None:
     assert told(view, shard.name, "record 0 holds 64 tokens, not 65")
 
 
+def test_ends_that_are_another_shards_are_named(view: Path) -> None:
+    """What a reader tells shards apart by is computed again; here the file is right and the manifest is not."""
+    shard = only(view, "train-00002-of-*.tfrecord")
+
+    def swap(manifest: dict[str, Any]) -> None:
+        files = manifest["splits"]["train"]["files"]
+        files[2]["ends"], files[3]["ends"] = files[3]["ends"], files[2]["ends"]
+
+    edit_json(view / "manifest.json", swap)
+    assert told(view, shard.name, "checksums of its first and last record")
+
+
 def test_a_path_out_of_the_folder_is_refused_reading(view: Path, tmp_path: Path) -> None:
     def escape(manifest: dict[str, object]) -> None:
         manifest["units"]["path"] = "../elsewhere.parquet"  # type: ignore[index]

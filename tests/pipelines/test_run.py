@@ -195,6 +195,13 @@ def test_a_directory_of_other_files(call, config, tmp_path):
     assert state(tmp_path / "output") == before
 
 
+def test_an_output_inside_of_a_source(call, config, tmp_path):
+    output = Path(config["components"]["code"]["sources"][0]["path"]) / "run"
+    code, _, err = call(*arguments(write_config(tmp_path / "c.yaml", config), output))
+    assert code == 2 and "lies in" in the_error(err) and "components.code" in err
+    assert not output.exists()
+
+
 def test_a_refusal_as_a_command(config, tmp_path):
     config["sed"] = 1
     made = command(write_config(tmp_path / "config.yaml", config), tmp_path / "output")

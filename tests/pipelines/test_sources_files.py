@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,26 +71,36 @@ def test_a_file_above_the_limit_is_rejected_but_accounted_for(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("form", ["files", "jsonl", "tar", "parquet"])
-@pytest.mark.parametrize("change", ["longer", "shorter", "gone"])
-def test_a_changed_input_is_named(tmp_path: Path, form: str, change: str) -> None:
+@pytest.mark.parametrize("change", ["longer", "shorter", "gone", "folder", "fifo", "socket", "device"])
+def test_a_changed_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, change: str) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'{"text": "a"}\n')
     source = Source.model_validate({"path": str(path), "format": form})
     root, entries, _ = list_entries(source)
     units = plan_slices(source, root, entries, 1 << 20)
-    if change == "gone":
-        path.unlink()
-    else:
+    if change in ("longer", "shorter"):
         os.truncate(path, 20 if change == "longer" else 5)
+    else:
+        path.unlink()
+    if change == "folder":
+        path.mkdir()
+    elif change == "fifo":
+        os.mkfifo(path)
+    elif change == "socket":
+        monkeypatch.chdir(tmp_path)  # a socket's path is short
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    elif change == "device":
+        path.symlink_to("/dev/zero")
     with pytest.raises(SourceChanged, match=r"in\.jsonl.*--output"):
         list(read_slices(source, root, units[0]))
 
 
 def test_what_the_system_does_not_give_is_a_reject(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "a.txt").symlink_to("a.txt")
     source = Source(path=str(tmp_path), format="files")
     (reject,) = read_slices(source, str(tmp_path), [Slice("a.txt", 1, 0, 1)])
-    assert isinstance(reject, Reject) and reject.reason == "unreadable" and "directory" in reject.detail
+    assert isinstance(reject, Reject) and reject.reason == "unreadable" and "symbolic links" in reject.detail
 
 
 @settings(deadline=None)

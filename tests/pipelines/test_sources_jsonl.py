@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
+import random
 import tempfile
+import time
 import tracemalloc
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from pipelines.sources import InputRead, RawDocument, Reject, read_slices
 from pipelines.sources import streams as streams_module
 from pipelines.sources.base import Slice
-from pipelines.sources.jsonl import read_jsonl, split_jsonl
+from pipelines.sources.jsonl import MAX_NESTING, read_jsonl, split_jsonl
 from schemas.config import Source
 from tests.pipelines.test_sources_files import documents, read_all, reads, rejects
 
@@ -226,3 +229,55 @@ def test_a_line_above_the_limit_is_rejected_unheld(tmp_path: Path) -> None:
     assert (first.reason, first.offset, second.reason) == ("line_too_long", 16, "line_too_long")
     assert first.sample == '{"text": "' + "x" * 190
     assert items[-1] == InputRead("x.jsonl", len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize("deeper", [0, 400])
+def test_nesting_has_the_same_bound_whoever_calls(tmp_path: Path, deeper: int) -> None:
+    if deeper:
+        test_nesting_has_the_same_bound_whoever_calls(tmp_path, deeper - 1)
+        return
+    brackets = json.dumps("[" * 1000 + '\\"{' * 1000)
+    within, above = ("[" * depth + "]" * depth for depth in (MAX_NESTING - 1, MAX_NESTING))
+    lines = [
+        f'{{"text": {brackets}, "n": {within}}}',
+        f'{{"text": "a", "n": {above}}}',
+        f'{{"text": "a", "n": {above}, "n": 1}}',
+        f"[{above}]",
+        "[" * 900,
+        f'{{"text": "a", "n": [{"[], " * 1000}[]]}}',
+    ]
+    items = from_bytes(tmp_path, "\n".join(lines).encode(), metadata=("n",))
+    assert [document.offset for document in documents(items)] == [0, sum(len(line) + 1 for line in lines[:5])]
+    assert {(reject.reason, reject.detail) for reject in rejects(items)} == {
+        ("broken_json", f"nested more than {MAX_NESTING} deep")
+    }
+
+
+def test_hostile_strings_take_linear_time(tmp_path: Path) -> None:
+    start = time.process_time()
+    items = from_bytes(tmp_path, b"[" * 300 + b'"' + b'\\"' * 1_000_000)
+    assert time.process_time() - start < 3
+    assert [reject.reason for reject in rejects(items)] == ["broken_json"]
+
+
+class ShortReads(io.BytesIO):
+    """Gives at most 1000 bytes at a time, as a network may."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(min(size or 0, 1000))
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.99])
+def test_what_a_damaged_stream_gives_does_not_depend_on_how_it_is_read(kind: str, place: float) -> None:
+    noise = random.Random(1).randbytes(150_000).hex().encode()
+    checked = zstandard.ZstdCompressor(write_checksum=True)
+    data = bytearray(gzip.compress(noise) if kind == "gz" else checked.compress(noise))
+    data[int(place * len(data))] ^= 0x10
+    contents = []
+    for file in (io.BytesIO(data), ShortReads(data)):
+        contents.append(b"")
+        with pytest.raises(streams_module.Damaged):
+            for block in streams_module.decompressed(streams_module.blocks(file, "x", 0, len(data)), kind):
+                contents[-1] += block
+    assert contents[0] == contents[1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -120,3 +122,39 @@ def test_a_broken_row_group_loses_its_rows_alone(tmp_path: Path) -> None:
     (reject,) = rejects(items)
     assert (reject.source, reject.reason) == ("x.parquet#300", "corrupt")
     assert reject.detail.startswith("rows 300 to 399, the rest of row group 3:")
+
+
+@pytest.mark.parametrize("column", ["text", "n", "other"])
+def test_a_footer_that_arrow_would_die_of_is_a_reject(tmp_path: Path, column: str) -> None:
+    buffer = io.BytesIO()
+    values = {"text": list("abcde"), "n": [[i] for i in range(5)], "other": list(range(5))}
+    pq.write_table(pa.table({name: values[name] for name in (column, *values)}), buffer, compression="none")
+    data = buffer.getvalue()
+    size = int.from_bytes(data[-8:-4], "little")
+    body, footer = data[: -8 - size], data[-8 - size : -8]
+    # The first column's list of how many values have each definition level, 0 to 1 or 3: one level too many.
+    found = re.search(rb"[\x26\x46]\x00(?:\x00\x00)?\x0a", footer)
+    assert found
+    level = bytes([found[0][0] + 0x10]) + found[0][1:] + b"\x00"
+    footer = footer[: found.start()] + level + footer[found.end() :]
+    (tmp_path / "x.parquet").write_bytes(body + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    items = read_all(Source(path=str(tmp_path), format="parquet", metadata=("n",)))
+    if column == "other":  # it is not read
+        assert [document.data for document in documents(items)] == list("abcde")
+    else:
+        (reject,) = rejects(items)
+        assert reject.reason == "corrupt" and "histogram size mismatch" in reject.detail
+
+
+def test_a_value_outside_its_dictionary_ends_the_row_group(tmp_path: Path) -> None:
+    column = pa.array(["a", "b", "c", "a", "b", "c"]).dictionary_encode()
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"text": column}), buffer, row_group_size=3, compression="none")
+    data = bytearray(buffer.getvalue())
+    # The first page of numbers: its bit width 2, a run of 8 that are packed, 0 1 2.
+    at = data.index(b"\x02\x03\x24\x00")
+    data[at + 2] = 0b110100
+    (tmp_path / "x.parquet").write_bytes(data)
+    items = read_all(Source(path=str(tmp_path), format="parquet"))
+    assert [(reject.offset, reject.reason) for reject in rejects(items)] == [(0, "corrupt")]
+    assert [(document.offset, document.data) for document in documents(items)] == [(3, "a"), (4, "b"), (5, "c")]

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -108,6 +109,53 @@ def test_a_cut_archive_gives_its_complete_members(tmp_path_factory: pytest.TempP
     else:
         assert problems == ["truncated"]
     assert items[-1] == InputRead("x.tar", cut, hashlib.sha256(whole[:cut]).hexdigest())
+
+
+def pax(body: bytes, size: int | None = None) -> bytes:
+    """An extended header with this body, and a member it belongs to."""
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, len(body) if size is None else size
+    return info.tobuf(tarfile.USTAR_FORMAT) + body + bytes(-len(body) % 512) + archive({"a.py": b"a"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"1" * 500_000,
+        b"500000 comment=" + b"1" * 499_984 + b"\n",
+        b"2 " * 50_000 + b"=",
+        b"9 no sign\n",
+        b"6 =ab\n",
+        b"99 a=b\n",
+        b"7 a=b c",
+    ],
+    ids=["number", "value", "overlapping", "no key", "empty key", "too long", "too short"],
+)
+def test_a_hostile_pax_header_is_corrupt_at_once(tmp_path: Path, body: bytes) -> None:
+    start = time.process_time()
+    items = from_bytes(tmp_path, pax(body))
+    assert time.process_time() - start < 3
+    assert [reject.reason for reject in rejects(items)] == ["corrupt"] and not documents(items)
+
+
+def test_pax_records_are_read(tmp_path: Path) -> None:
+    items = from_bytes(tmp_path, pax(b"13 path=b.py\n" + b"264 comment=" + b"1" * 251 + b"\n"))
+    assert [document.source for document in documents(items)] == ["x.tar#b.py"] and not rejects(items)
+    (reject, _) = from_bytes(tmp_path, pax(b"13 path=b.py\n")[: 512 + 100])
+    assert reject.reason == "truncated"
+
+
+@pytest.mark.parametrize("deeper", [0, 300])
+def test_a_chain_of_headers_has_the_same_bound_whoever_calls(tmp_path: Path, deeper: int) -> None:
+    if deeper:
+        test_a_chain_of_headers_has_the_same_bound_whoever_calls(tmp_path, deeper - 1)
+        return
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 10
+    link = name.tobuf(tarfile.GNU_FORMAT) + b"long name".ljust(512, b"\0")
+    for chain, expected in ((31, []), (32, ["corrupt"]), (150, ["corrupt"])):
+        items = from_bytes(tmp_path, link * chain + archive({"a.py": b"a"}))
+        assert [reject.reason for reject in rejects(items)] == expected
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tar.zst"])

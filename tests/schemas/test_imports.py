@@ -14,6 +14,7 @@ FORBIDDEN = {
     "schemas": {"pipelines", "loader", "trainer", "apache_beam", "tensorflow", "benchmarks", "tests"},
     "pipelines": {"loader", "trainer", "tensorflow", "benchmarks", "tests"},
     "loader": {"pipelines", "trainer", "apache_beam", "benchmarks", "tests"},
+    "trainer": {"pipelines", "apache_beam", "benchmarks", "tests"},
 }
 
 

@@ -37,7 +37,8 @@ def view(files=1, validation=1):
         {"path": f"train-{k:05d}-of-{files:05d}.tfrecord", "records": 1000, "bytes": 8_000_000, "sha256": SHA}
         for k in range(files)
     ]
-    held_out = [dict(file[0], path=f"validation-code-{k:05d}.tfrecord") for k in range(validation)]
+    shards = [one | {"ends": "0123456789abcdef"} for one in file]
+    held_out = [dict(shards[0], path=f"validation-code-{k:05d}.tfrecord") for k in range(validation)]
     return {
         "format_version": 1,
         "stage": "shard",
@@ -56,7 +57,7 @@ def view(files=1, validation=1):
             }
         },
         "splits": {
-            "train": {"lanes": 16, "groups": 4, "rows": 1000, "records": 64000, "files": file},
+            "train": {"lanes": 16, "groups": 4, "rows": 1000, "records": 64000, "files": shards},
             "validation": {"code": {"records": 5, "files": held_out}},
         },
         "provenance": [dict(one, path=f"provenance-{k:05d}.parquet") for k, one in enumerate(file[: files // 2])],

@@ -15,6 +15,7 @@ from schemas.record import (
     CorruptRecord,
     decode_example,
     encode_example,
+    end_checksums,
     frame,
     frame_examples,
     read_records,
@@ -197,3 +198,12 @@ def test_a_cut_file_is_found_and_named(tmp_path: Path) -> None:
             index = int(end > first)
             with pytest.raises(CorruptRecord, match=f"00001.tfrecord: record {index} at byte {index * first} is cut"):
                 list(read_records(file))
+
+
+@given(st.integers(1, 5), st.integers(1, 9))
+def test_end_checksums_are_those_of_the_first_and_last_frame(records: int, tokens: int) -> None:
+    matrix = np.random.default_rng(records * 10 + tokens).integers(0, 1000, (records, tokens)).astype(np.uint16)
+    data = frame_examples(matrix)
+    size = record_size(tokens - 1, np.uint16)
+    first, last = frame(encode_example(matrix[0])), frame(encode_example(matrix[-1]))
+    assert end_checksums(io.BytesIO(data), size, records) == (first[-4:] + last[-4:]).hex()

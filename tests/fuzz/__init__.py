@@ -1,0 +1,1 @@
+"""Fuzzing of what meets foreign data: readers, cleaners, measures, the tokenizer. `python -m tests.fuzz --help`."""
