@@ -190,20 +190,20 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN", help="a finished run directory; its sources must still be there")
     parser.add_argument("--megabytes", type=int, default=100, help="how much of the input to measure, about")
     arguments = parser.parse_args()
-    print_bound(arguments.run, arguments.megabytes)
+    facts = json.loads((Path(arguments.run) / "run.json").read_bytes())
+    print(", ".join(f"{name} {seconds:.1f} s" for name, seconds in facts["stages"].items()))
+    print_bound(arguments.run, arguments.megabytes, facts["seconds"])
 
 
-def print_bound(directory: str, megabytes: int) -> None:
-    """The table: kernels, their sum over the processors, what the run took, and the ratio."""
+def print_bound(directory: str, megabytes: int, took: float) -> None:
+    """The table: kernels, their sum over the processors, the seconds the run took, and the ratio."""
     kernels, share = bound(directory, megabytes)
-    facts: dict[str, Any] = json.loads((Path(directory) / "run.json").read_bytes())
-    processors = facts["processors"]
+    processors = os.cpu_count() or 1
     for kernel, seconds in kernels.items():
         print(f"  {kernel:10} {seconds / processors:8.1f} s")
-    best, took = sum(kernels.values()) / processors, facts["seconds"]
-    stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in facts["stages"].items())
+    best = sum(kernels.values()) / processors
     print(f"bare kernels on {processors} processors {best:8.1f} s  (measured on {share:.0%} of the input)")
-    print(f"the run took                 {took:8.1f} s  ({stages})")
+    print(f"the run took                 {took:8.1f} s")
     print(f"share of the bound           {best / took:8.2f}")
 
 

@@ -109,7 +109,7 @@ def main() -> None:
             print(f"ratio: ingest + dedup / MinHash           {sum(theirs.values()) / dedup:8.1f} x")
             print(f"ratio: tokenize / tokenize                {encode / stages['tokenize']:8.1f} x")
             print(f"ratio: all stages / MinHash + tokenize    {(sum(theirs.values()) + encode) / whole:8.1f} x")
-        print_bound(str(work / "run"), arguments.megabytes)
+        print_bound(str(work / "run"), arguments.megabytes, whole)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,14 @@ class Plan:
 
     def fingerprint(self, component: str) -> str:
         """Identifies what a component reads: paths below the roots, sizes and cuts."""
-        tasks = self.by_component[component]
-        return manifest.fingerprint([_row(self.units[task]) for task in tasks])
+        return self._fingerprints[component]
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {
+            name: manifest.fingerprint([_row(self.units[task]) for task in tasks])
+            for name, tasks in self.by_component.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -149,9 +155,14 @@ def _row(unit: Unit) -> dict[str, Any]:
         "component": unit.component,
         "unit": unit.unit,
         "source": unit.source,
-        "rejects": [asdict(reject) for reject in unit.rejects],
-        "slices": [asdict(slice_) for slice_ in unit.slices],
+        "rejects": [_fields(reject) for reject in unit.rejects],
+        "slices": [_fields(slice_) for slice_ in unit.slices],
     }
+
+
+def _fields(record: Slice | Reject) -> dict[str, Any]:
+    """What `asdict` gives, without its deep copies: a plan has a slice a file."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def write_plan(run: Run, plan: Plan) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from loader.layout import Shard, order_of, shards_of
 from loader.locate import MANIFEST
 from loader.verify.findings import Findings
 from loader.verify.ids import IntArray, Units
@@ -16,8 +15,6 @@ from schemas.arrow import PACKED_UNITS
 from schemas.errors import TokenmillError
 from schemas.manifest import ShardManifest
 from schemas.order import Order
-
-__all__ = ["PackedUnits", "Shard", "check_numbers", "order_of", "read_packed", "shards_of"]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from loader.layout import Shard
 from loader.progress import Progress
 from loader.verify.files import Files
 from loader.verify.findings import Findings
 from loader.verify.ids import IntArray
-from loader.verify.layout import PackedUnits, Shard
+from loader.verify.layout import PackedUnits
 from loader.verify.pieces import PIECE, Pieces, Spill
 from loader.verify.records import Malformed, RecordFormat
 from loader.verify.tables import Unreadable, row_groups

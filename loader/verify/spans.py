@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from loader.layout import Shard
 from loader.progress import Progress
 from loader.verify.findings import Findings
 from loader.verify.ids import IntArray
-from loader.verify.layout import PackedUnits, Shard
+from loader.verify.layout import PackedUnits
 from loader.verify.pieces import PIECE, Pieces, Spill
 from loader.verify.records import RecordFormat
 from loader.verify.tables import Unreadable, whole_table

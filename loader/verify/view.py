@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from loader.layout import order_of, shards_of
 from loader.locate import MANIFEST
 from loader.progress import Progress
 from loader.verify.documents import Recount
 from loader.verify.files import Files
 from loader.verify.findings import Findings
 from loader.verify.ids import Units
-from loader.verify.layout import PackedUnits, check_numbers, order_of, read_packed, shards_of
+from loader.verify.layout import PackedUnits, check_numbers, read_packed
 from loader.verify.pieces import Spill
 from loader.verify.records import RecordFormat
 from loader.verify.shards import ShardCheck
