@@ -1,6 +1,6 @@
 """The peer of train_step.py: transformers' DeepseekV3ForCausalLM trained by torch, in an environment that has both.
 
-    PYTHON benchmarks/hf_train_step.py CHECKPOINT TOKENS.npy float32|bfloat16 [--eager] [--experts NAME]
+    PYTHON benchmarks/hf_train_step.py CHECKPOINT TOKENS.npy float32|bfloat16 [--eager]
 
 Compiles and warms up, says `ready LOSS` (of the first step, before it), then, for each number n read from standard
 input, makes n steps and prints the seconds they took. bfloat16: all weights and moments, the fastest torch has;
@@ -27,12 +27,10 @@ def main() -> None:
     parser.add_argument("tokens")
     parser.add_argument("dtype", choices=["float32", "bfloat16"])
     parser.add_argument("--eager", action="store_true")
-    parser.add_argument("--experts", help="transformers' experts_implementation; its own choice if not given")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    chosen = {"experts_implementation": options.experts} if options.experts else {}
-    model = DeepseekV3ForCausalLM.from_pretrained(options.checkpoint, dtype=getattr(torch, options.dtype), **chosen)
+    model = DeepseekV3ForCausalLM.from_pretrained(options.checkpoint, dtype=getattr(torch, options.dtype))
     model.train()
     tokens = torch.from_numpy(np.load(options.tokens).astype(np.int64))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)

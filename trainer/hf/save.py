@@ -1,0 +1,82 @@
+"""A model written in Hugging Face's format: config.json, sharded safetensors, and their index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from schemas.errors import Refused
+from trainer.hf.config import to_hf
+from trainer.hf.load import INDEX, SINGLE, tensors_of
+from trainer.hf.names import BIAS, repeats
+from trainer.model import Model
+
+_DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+
+
+def save_pretrained(
+    model: Model,
+    folder: str | Path,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write the model into `folder`, which must be empty or not there: weights as dtype, router biases as float32.
+
+    shard_bytes: a file's tensors take at most this, a single larger tensor aside. Raises Refused if the folder holds
+    anything, or if the model's experts are spread over processes.
+    """
+    folder = Path(folder)
+    experts = model.config.n_routed_experts
+    if len(model.exchange.held(experts)) != experts:
+        raise Refused("a model whose experts are spread over processes cannot be exported by one of them")
+    if folder.exists() and any(folder.iterdir()):
+        raise Refused(f"{folder}: is not empty; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _planned(model, dtype, shard_bytes)
+    names = [SINGLE] if len(shards) == 1 else [_part(number, len(shards)) for number in range(1, len(shards) + 1)]
+    stream = _all_tensors(model, dtype)
+    for name, members in zip(names, shards, strict=True):
+        save_file(dict(next(stream) for _ in members), folder / name, metadata={"format": "pt"})
+    index = {
+        "metadata": {"total_size": sum(size for members in shards for _, size in members)},
+        "weight_map": {tensor: name for name, members in zip(names, shards, strict=True) for tensor, _ in members},
+    }
+    _write_json(folder / INDEX, index)
+    # Last: a folder with a config.json is whole.
+    _write_json(folder / "config.json", to_hf(model.config, dtype))
+
+
+def _part(number: int, of: int) -> str:
+    return f"model-{number:05d}-of-{of:05d}.safetensors"
+
+
+def _all_tensors(model: Model, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of the files, as they are stored; what MTP modules share stands once more at the end for each."""
+    for name, value in tensors_of(model):
+        yield name, np.ascontiguousarray(value if name.endswith(BIAS) else value.astype(_DTYPES[dtype]))
+    shared = {"model.embed_tokens.weight": model.embedding, "lm_head.weight": model.head}
+    for copy, original in repeats(model.config).items():
+        yield copy, shared[original].numpy().astype(_DTYPES[dtype])
+
+
+def _planned(model: Model, dtype: str, shard_bytes: int) -> list[list[tuple[str, int]]]:
+    """Names and sizes of each file's tensors."""
+    shards: list[list[tuple[str, int]]] = [[]]
+    filled = 0
+    for name, value in _all_tensors(model, dtype):
+        if shards[-1] and filled + value.nbytes > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append((name, value.nbytes))
+        filled += value.nbytes
+    return shards
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,125 @@
+"""One training step in one graph: gradients by microbatches, clipping, AdamW, router biases.
+
+C: components, E: experts.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import tensorflow as tf  # type: ignore[import-untyped]
+
+from trainer.accumulation import Batch, accumulate
+from trainer.model import Model, Normalizers, count, label_weights, update_router_bias
+from trainer.model.linear import Tensor
+from trainer.optimizer import AdamW, OptimizerConfig, squared_norm
+
+
+class Losses(NamedTuple):
+    """Of the whole batch, as `trainer.model.LossOutput` describes them; all but `total` and counts unweighted.
+
+    total, main, mtp, balance: float32 scalars. tokens: int64, labels of the main loss.
+    component_losses, component_tokens: float32 [C], sums. expert_counts: int32 [MoE layers, E].
+    """
+
+    total: Tensor
+    main: Tensor
+    mtp: Tensor
+    balance: Tensor
+    tokens: Tensor
+    component_losses: Tensor
+    component_tokens: Tensor
+    expert_counts: Tensor
+
+
+class StepOutput(NamedTuple):
+    """losses of the parameters before the step; norm: float32, of the gradients before clipping; applied: bool, whether
+    parameters, moments and router biases were changed.
+    """
+
+    losses: Losses
+    norm: Tensor
+    applied: Tensor
+
+
+def optimizer_of(model: Model, config: OptimizerConfig) -> AdamW:
+    """AdamW over the model's weights, in the names and order of `Model.variables_in_order`, without router biases."""
+    return AdamW({variable.name.removesuffix(":0"): variable for variable in model.variables_in_order}, config)
+
+
+class TrainStep:
+    """A model, its optimizer, and the step that moves both.
+
+    microbatch: sequences whose activations exist at a time; must divide every batch.
+    balance_weight: alpha of the sequence-wise auxiliary loss (V3: 1e-4).
+    components: how many components records come from; 0 leaves losses by component out.
+    """
+
+    def __init__(
+        self, model: Model, optimizer: AdamW, microbatch: int, balance_weight: float = 1e-4, components: int = 0
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.microbatch = microbatch
+        self.balance_weight = balance_weight
+        self.components = components
+        self._step = tf.function(self._graph)
+
+    def __call__(
+        self,
+        batch: Batch,
+        learning_rate: float,
+        bias_speed: float = 0.0,
+        mtp_weight: float = 0.0,
+        max_loss: float = math.inf,
+        max_norm: float = math.inf,
+    ) -> StepOutput:
+        """Train on a batch of the loader: tokens, segment_ids, positions, loss_mask [B, L+1], component [B].
+
+        A loss or gradient norm that is not finite, or above max_loss or max_norm, leaves everything as it was.
+        A new batch shape is traced anew. Raises Refused if microbatch does not divide B.
+        """
+        numbers = (learning_rate, bias_speed, mtp_weight, max_loss, max_norm)
+        return self._step(batch, *(tf.constant(number, tf.float32) for number in numbers))
+
+    def _graph(
+        self,
+        batch: Batch,
+        learning_rate: Tensor,
+        bias_speed: Tensor,
+        mtp_weight: Tensor,
+        max_loss: Tensor,
+        max_norm: Tensor,
+    ) -> StepOutput:
+        weights = label_weights(batch["segment_ids"], batch["loss_mask"], len(self.model.mtp))
+        normalizers = count(batch["segment_ids"], weights)
+
+        def loss_sums(part: Batch) -> tuple[Tensor, Losses]:
+            losses = self._losses(part, mtp_weight, normalizers)
+            return losses.total, losses
+
+        gradients, losses = accumulate(loss_sums, self.model.variables_in_order, batch, self.microbatch)
+        norm = tf.sqrt(squared_norm(gradients))
+        # False for NaN, too.
+        allowed = tf.math.is_finite(losses.total) & (losses.total <= max_loss) & (norm <= max_norm)
+        norm, applied = self.optimizer.update(gradients, learning_rate, norm=norm, allowed=allowed)
+        for bias, counts_E in zip(self.model.router_biases, tf.unstack(losses.expert_counts), strict=True):
+            bias.assign(update_router_bias(bias, counts_E, tf.where(applied, bias_speed, 0.0)))
+        return StepOutput(losses, norm, applied)
+
+    def _losses(self, part: Batch, mtp_weight: Tensor, normalizers: Normalizers) -> Losses:
+        found = self.model.loss(
+            part["tokens"],
+            part["segment_ids"],
+            part["positions"],
+            part["loss_mask"],
+            mtp_weight=mtp_weight,
+            balance_weight=self.balance_weight,
+            component=part["component"] if self.components else None,
+            components=self.components,
+            normalizers=normalizers,
+        )
+        losses = Losses(*(getattr(found, name) for name in Losses._fields))
+        shape = [len(self.model.router_biases), self.model.config.n_routed_experts]
+        return losses._replace(expert_counts=tf.ensure_shape(losses.expert_counts, shape))
