@@ -98,11 +98,11 @@ def read_object(url: str, retry: Retry | None = None, sleep: Callable[[float], o
 def _client(url: str) -> Any:
     try:
         from google.auth.exceptions import DefaultCredentialsError  # noqa: PLC0415
-        from google.cloud import storage  # type: ignore[import-untyped]  # noqa: PLC0415
+        from google.cloud.storage import Client  # noqa: PLC0415
     except ImportError:
         raise Refused(f"{url}: google-cloud-storage is not installed; install tokenmill with the extra `gcp`") from None
     try:
-        return storage.Client()
+        return Client()
     except DefaultCredentialsError:
         raise Refused(
             f"{url}: there are no Google Cloud credentials; run `gcloud auth application-default login`, "
@@ -110,7 +110,7 @@ def _client(url: str) -> Any:
         ) from None
     except OSError as error:
         if "project" in str(error).lower():  # credentials without a project: reading objects needs none
-            return storage.Client(project="none")
+            return Client(project="none")
         raise
 
 
@@ -126,7 +126,7 @@ def _explained(name: str) -> Iterator[None]:
     import requests  # noqa: PLC0415
     import urllib3  # noqa: PLC0415
     from google.auth.exceptions import GoogleAuthError, TransportError  # noqa: PLC0415
-    from google.cloud.storage.exceptions import DataCorruption  # type: ignore[import-untyped]  # noqa: PLC0415
+    from google.cloud.storage.exceptions import DataCorruption  # noqa: PLC0415
 
     passing = (
         requests.RequestException,
