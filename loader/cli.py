@@ -7,10 +7,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from loader.locate import locate
 from loader.lookup import add_lookup_commands
-from schemas.errors import TokenmillError
+from schemas.errors import Refused, TokenmillError
 
 _PATH = "a run directory, a view such as RUN/shards/4096, or a manifest.json"
 _JSON = "print one JSON object"
@@ -35,6 +36,16 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help=_JSON)
         command.set_defaults(run=run)
     add_lookup_commands(commands, _JSON)
+    bench = commands.add_parser(
+        "bench",
+        help="how fast this machine reads a view",
+        description="Read a view for a few seconds as one host would: tokens and bytes a second, with tokens alone and "
+        "with all fields, and the time to the first batch at position 0 and in the middle. Needs TensorFlow.",
+    )
+    bench.add_argument("path", metavar="PATH", help="a view such as RUN/shards/4096, or its manifest.json")
+    bench.add_argument("--global-batch", type=int, default=64, metavar="B", help="records of a batch (64)")
+    bench.add_argument("--json", action="store_true", help=_JSON)
+    bench.set_defaults(run=_bench)
     return top
 
 
@@ -68,6 +79,16 @@ def _inspect(parsed: argparse.Namespace) -> int:
     from loader.tables import show  # noqa: PLC0415
 
     show(facts, Console(soft_wrap=False))
+    return 0
+
+
+def _bench(parsed: argparse.Namespace) -> int:
+    if find_spec("tensorflow") is None:
+        raise Refused("bench reads with TensorFlow, which is not here; install tokenmill with the extra `loader`")
+    from loader.bench import bench, bench_lines  # noqa: PLC0415
+
+    facts = bench(parsed.path, parsed.global_batch)
+    print(json.dumps(facts, indent=1) if parsed.json else "\n".join(bench_lines(facts)))
     return 0
 
 

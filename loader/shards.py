@@ -19,6 +19,7 @@ from schemas.record import record_size
 if TYPE_CHECKING:
     import tensorflow as tf  # type: ignore[import-untyped]
 
+    from loader.stats import ComponentStatistics
     from loader.train_input import TrainReading
     from loader.validation_input import ValidationReading
 
@@ -153,6 +154,22 @@ class Shards:
         )
         count = None if total is None else -(-total // global_batch)
         return batches(blocks, reading, form, batch, count, tuple(fields), document_masking)
+
+    def statistics(self, samples: int = 1000, seed: int = 0) -> tuple[ComponentStatistics, ...]:
+        """Tokens, distinct tokens, documents and padding of sampled records, up to `samples` of a component and split.
+
+        The same for the same seed; only the sampled records are read. See `loader.stats`.
+
+        Raises:
+            Refused: the view is remote, or samples is less than 1.
+            TokenmillError: a sampled record is damaged.
+        """
+        from loader.stats import statistics  # noqa: PLC0415
+        from loader.view import view_of  # noqa: PLC0415
+
+        if "://" in self.folder:
+            raise Refused(f"{self.folder}: statistics are of local views; copy the view to this machine first")
+        return statistics(view_of(Path(self.folder), self.manifest), samples, seed)
 
     # Where a run stands
 
