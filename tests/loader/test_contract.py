@@ -73,6 +73,7 @@ def test_restoring_at_every_step_on_other_hosts(made: tuple[Shards, np.ndarray])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hosts", HOSTS)
+@pytest.mark.parametrize("made", SHAPES[:1], indirect=True, ids=str)
 def test_restoring_at_every_step(made: tuple[Shards, np.ndarray], hosts: int) -> None:
     shards, tokens = made
     for step in range(EPOCHS * shards.records // BATCH):
@@ -94,9 +95,10 @@ def test_starting_anywhere(made: tuple[Shards, np.ndarray]) -> None:
 
 
 @pytest.mark.slow
-def test_starting_at_every_position(made: tuple[Shards, np.ndarray]) -> None:
+def test_starting_at_many_positions(made: tuple[Shards, np.ndarray]) -> None:
+    """Each costs a graph, a quarter of a second; in steps of 11 they meet every lane and every row of a group."""
     shards, tokens = made
-    check_starts(shards, tokens, range(shards.records + 3 * shards.order.lanes))
+    check_starts(shards, tokens, range(0, shards.records, 11))
 
 
 def test_hosts_and_batch_sizes_change_in_the_middle(made: tuple[Shards, np.ndarray]) -> None:
