@@ -101,10 +101,11 @@ def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: 
     for name, component in config.components.items():
         for source in component.sources:
             folder = os.path.abspath(source.path)
-            if os.path.isdir(folder) and this.directory.startswith(f"{folder}/"):
+            whole = source.format == "files" and "**" in source.include and os.path.isdir(folder)
+            if whole and this.directory.startswith(f"{folder}/"):
                 raise Refused(
                     f"{this.directory}: lies in {source.path}, a source of components.{name}, so the run would read "
-                    f"what it wrote; give an --output elsewhere"
+                    f"what it wrote; give an --output elsewhere, or say with `include` what to read"
                 )
     if storage.size_of(this.path(CONFIG)) is None:
         there = storage.names_in(this.directory) - {".lock", ".work"}
