@@ -50,6 +50,7 @@ def run(
         raise Refused(f"{shown}: the path is not UTF-8, which Parquet files need; give another --output")
     if replace_from is not None and replace_from not in stages:
         raise Refused(f"--replace-from {replace_from} would delete what --stages {','.join(stages)} leaves undone")
+    _refuse_own_source(directory, config)
     check_given_model(config)
     fresh = plan.make_plan(config)
     this = Run(directory, secrets.token_hex(4))
@@ -94,19 +95,23 @@ def read_config(this: Run) -> Config:
     return parse_yaml(text, this.path(CONFIG))
 
 
-def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: Stage | None) -> None:
-    """Refuse a directory that holds something else, or another config or listing than this run's."""
-    if this.directory in config.dedup.earlier().values():
-        raise Refused(f"{this.directory}: cannot be --output and one of dedup.against at once; give another --output")
+def _refuse_own_source(directory: str, config: Config) -> None:
+    """Refuse a directory that lies in a source which is read whole."""
     for name, component in config.components.items():
         for source in component.sources:
             folder = os.path.abspath(source.path)
             whole = source.format == "files" and "**" in source.include and os.path.isdir(folder)
-            if whole and this.directory.startswith(f"{folder}/"):
+            if whole and directory.startswith(f"{folder}/"):
                 raise Refused(
-                    f"{this.directory}: lies in {source.path}, a source of components.{name}, so the run would read "
+                    f"{directory}: lies in {source.path}, a source of components.{name}, so the run would read "
                     f"what it wrote; give an --output elsewhere, or say with `include` what to read"
                 )
+
+
+def _check_directory(this: Run, config: Config, fresh: plan.Plan, replace_from: Stage | None) -> None:
+    """Refuse a directory that holds something else, or another config or listing than this run's."""
+    if this.directory in config.dedup.earlier().values():
+        raise Refused(f"{this.directory}: cannot be --output and one of dedup.against at once; give another --output")
     if storage.size_of(this.path(CONFIG)) is None:
         there = storage.names_in(this.directory) - {".lock", ".work"}
         if {name for name in there if not name.startswith(storage.TEMPORARY)}:

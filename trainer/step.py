@@ -11,34 +11,19 @@ from typing import NamedTuple
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from trainer.accumulation import Batch, accumulate
-from trainer.model import Model, Normalizers, count, label_weights, update_router_bias
+from trainer.model import LossOutput, Model, Normalizers, count, label_weights, update_router_bias
 from trainer.model.linear import Tensor
 from trainer.optimizer import AdamW, OptimizerConfig, squared_norm
 
 
-class Losses(NamedTuple):
-    """Of the whole batch, as `trainer.model.LossOutput` describes them; all but `total` and counts unweighted.
-
-    total, main, mtp, balance: float32 scalars. tokens: int64, labels of the main loss.
-    component_losses, component_tokens: float32 [C], sums. expert_counts: int32 [MoE layers, E].
-    """
-
-    total: Tensor
-    main: Tensor
-    mtp: Tensor
-    balance: Tensor
-    tokens: Tensor
-    component_losses: Tensor
-    component_tokens: Tensor
-    expert_counts: Tensor
-
-
 class StepOutput(NamedTuple):
-    """losses of the parameters before the step; norm: float32, of the gradients before clipping; applied: bool, whether
-    parameters, moments and router biases were changed.
+    """losses: of the parameters before the step and the whole batch, all but `total` and counts unweighted.
+
+    norm: float32, of the gradients before clipping. applied: bool, whether parameters, moments and router biases were
+    changed.
     """
 
-    losses: Losses
+    losses: LossOutput
     norm: Tensor
     applied: Tensor
 
@@ -95,7 +80,7 @@ class TrainStep:
         weights = label_weights(batch["segment_ids"], batch["loss_mask"], len(self.model.mtp))
         normalizers = count(batch["segment_ids"], weights)
 
-        def loss_sums(part: Batch) -> tuple[Tensor, Losses]:
+        def loss_sums(part: Batch) -> tuple[Tensor, LossOutput]:
             losses = self._losses(part, mtp_weight, normalizers)
             return losses.total, losses
 
@@ -108,8 +93,8 @@ class TrainStep:
             bias.assign(update_router_bias(bias, counts_E, tf.where(applied, bias_speed, 0.0)))
         return StepOutput(losses, norm, applied)
 
-    def _losses(self, part: Batch, mtp_weight: Tensor, normalizers: Normalizers) -> Losses:
-        found = self.model.loss(
+    def _losses(self, part: Batch, mtp_weight: Tensor, normalizers: Normalizers) -> LossOutput:
+        losses = self.model.loss(
             part["tokens"],
             part["segment_ids"],
             part["positions"],
@@ -120,6 +105,5 @@ class TrainStep:
             components=self.components,
             normalizers=normalizers,
         )
-        losses = Losses(*(getattr(found, name) for name in Losses._fields))
         shape = [len(self.model.router_biases), self.model.config.n_routed_experts]
         return losses._replace(expert_counts=tf.ensure_shape(losses.expert_counts, shape))

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loader.view import View
+from loader.vocabulary import Vocabulary, vocabulary_of
+from pipelines.tokenizer import Tokenizer
+
 
 @pytest.fixture
 def run(small_run: Path, tmp_path: Path) -> Path:
@@ -27,3 +31,17 @@ def stages(small_run: Path, tmp_path: Path) -> Path:
 def view(small_run: Path, tmp_path: Path) -> Path:
     """A copy of the small run's view of 64 tokens, alone."""
     return Path(shutil.copytree(small_run / "shards/64", tmp_path / "view"))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(opened: View) -> Vocabulary:
+    """The vocabulary of the view a module calls `opened`."""
+    found = vocabulary_of(opened, None)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_run: Path) -> Tokenizer:
+    """The small run's tokenizer."""
+    return Tokenizer.load(small_run / "tokenizer/tokenizer.model")

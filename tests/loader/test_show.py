@@ -31,18 +31,6 @@ def opened(small_run: Path) -> View:
     return open_view(locate(str(small_run)), 256)
 
 
-@pytest.fixture(scope="module")
-def vocabulary(opened: View) -> Vocabulary:
-    found = vocabulary_of(opened, None)
-    assert found is not None
-    return found
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small_run: Path) -> Tokenizer:
-    return Tokenizer.load(small_run / "tokenizer/tokenizer.model")
-
-
 def test_a_vocabulary_reads_every_id_as_the_codec_does(vocabulary: Vocabulary, tokenizer: Tokenizer) -> None:
     specials = {getattr(tokenizer, role): role for role in ROLES}
     for id_ in range(tokenizer.vocab_size):

@@ -28,18 +28,6 @@ def opened(small_run: Path) -> View:
     return open_view(locate(str(small_run / "shards/64")))
 
 
-@pytest.fixture(scope="module")
-def vocabulary(opened: View) -> Vocabulary:
-    found = vocabulary_of(opened, None)
-    assert found is not None
-    return found
-
-
-@pytest.fixture(scope="module")
-def tokenizer(small_run: Path) -> Tokenizer:
-    return Tokenizer.load(small_run / "tokenizer/tokenizer.model")
-
-
 @pytest.mark.parametrize("epoch", range(4))
 def test_a_traced_record_is_the_tokens_of_its_documents(truth: Truth, opened: View, epoch: int) -> None:
     """Of every lane and group some, in each epoch; what is at the position is told by reading, too."""

@@ -11,7 +11,7 @@ memory, with gate_proj and up_proj as one gate_up_proj everywhere and MTP module
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf  # type: ignore[import-untyped]
 
@@ -46,8 +46,7 @@ class Normalizers:
     sequences: Tensor
 
 
-@dataclass(frozen=True)
-class LossOutput:
+class LossOutput(NamedTuple):
     """total: main + mtp_weight * mtp + balance_weight * balance, the number to differentiate; float32 scalars.
 
     main: mean cross-entropy of the labels; mtp: mean over modules of theirs (0 without); balance: sequence-wise
