@@ -56,7 +56,7 @@ def loss_and_gradients(model: Any, batch: dict[str, Any], graph: bool = False, *
         with tf.GradientTape() as tape:
             output = model.loss(**batch, **weights)
         gradients = tape.gradient(output.total, model.variables_in_order, unconnected_gradients="zero")
-        return vars(output), [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return output._asdict(), [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     output, gradients = (tf.function(step) if graph else step)()
     return output, gradients
