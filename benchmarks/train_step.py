@@ -164,7 +164,11 @@ def main() -> None:
                 "transformers bfloat16": [*peer, "bfloat16"],
                 "transformers bfloat16 eager": [*peer, "bfloat16", "--eager"],
             }
-        workers = {name: Worker(command) for name, command in commands.items()}
+        workers = {}
+        for name, command in commands.items():
+            print(f"{name}: compiling and warming up", file=sys.stderr, flush=True)
+            workers[name] = Worker(command)
+        print(f"{options.repeats} turns of each", file=sys.stderr, flush=True)
         rates: dict[str, list[float]] = {name: [] for name in workers}
         for _ in range(options.repeats):
             for name, worker in workers.items():

@@ -6,29 +6,22 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import sysconfig
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from schemas.errors import Refused
+from schemas import yaml_config
 from schemas.order import integer_weights
 from schemas.rules import RULES, RuleKind
+from schemas.yaml_config import Strict
 
 ComponentKind = Literal["code", "natural_language"]
 SourceFormat = Literal["files", "jsonl", "parquet", "tar"]
 SurvivorKey = Literal["source_priority", "quality", "length", "id"]
-
-
-class Strict(BaseModel):
-    """A model that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Source(Strict):
@@ -299,26 +292,7 @@ class Config(Strict):
         Left out is `shard.shuffle`: how the bytes were moved is a matter of one run (run.json has it) and no matter of
         what they are.
         """
-        content = self.model_dump(mode="json", exclude={"shard": {"shuffle"}})
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML folds these line breaks: escape them
-            text = yaml.safe_dump(content, sort_keys=False)
-        return text
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML in which a key that stands twice in one mapping is an error, where YAML would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return yaml_config.dump_yaml(self.model_dump(mode="json", exclude={"shard": {"shuffle"}}))
 
 
 def load_config(path: str | Path) -> Config:
@@ -327,76 +301,14 @@ def load_config(path: str | Path) -> Config:
     Raises:
         Refused: the file is absent, not YAML, or a key is unknown, ill-typed or out of range.
     """
-    try:
-        return parse_yaml(Path(path).read_bytes(), str(path))
-    except FileNotFoundError:
-        raise Refused(f"{path}: no such config file") from None
-    except OSError as error:
-        raise Refused(f"{path}: cannot be read: {error.strerror}") from None
+    return yaml_config.load(Config, path)
 
 
 def parse_yaml(data: bytes, origin: str) -> Config:
     """Validate a config as YAML bytes read from `origin` (named in errors). Raises Refused."""
-    try:
-        raw = yaml.load(data.decode("utf-8"), _Yaml)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Refused(f"{origin}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    return parse_config(raw, origin)
+    return yaml_config.parse_yaml(Config, data, origin)
 
 
 def parse_config(raw: Any, origin: str) -> Config:
     """Validate a config read from `origin` (named in errors). Raises Refused."""
-    if not isinstance(raw, dict):
-        raise Refused(f"{origin}: a config is a mapping of keys; this holds {type(raw).__name__}")
-    try:
-        text = json.dumps(raw, default=str)
-    except (TypeError, ValueError):
-        raise Refused(f"{origin}: holds itself by an alias, or a key that is no text") from None
-    try:
-        # As JSON, because only there do strict types (no "16" and no true for 16) leave lists and decimals alone.
-        return Config.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise Refused("\n".join(_sentences(origin, error))) from None
-
-
-def _sentences(origin: str, error: ValidationError) -> list[str]:
-    """The problems as sentences that name the file, the key and what is allowed."""
-    problems = error.errors()
-    places = [tuple(problem["loc"]) for problem in problems]
-    return [
-        _sentence(origin, problem)
-        for problem, place in zip(problems, places, strict=True)
-        # A list whose items are wrong also counts as empty; what is no bounds is also not `false`.
-        if not (problem["type"] == "too_short" and any(p[: len(place)] == place and p != place for p in places))
-        and place[-1:] != ("literal[False]",)
-    ]
-
-
-def _sentence(origin: str, problem: Any) -> str:
-    place = [part for part in problem["loc"] if part not in _NO_KEYS]
-    key = ".".join(str(part) for part in place) or "(top level)"
-    if problem["type"] == "extra_forbidden":
-        allowed = _keys_at(place[:-1])
-        hint = difflib.get_close_matches(str(place[-1]), allowed, n=1)
-        meant = f"; did you mean {hint[0]!r}?" if hint else ""
-        return f"{origin}: unknown key {key}{meant} (allowed here: {', '.join(allowed)})"
-    message = problem["msg"].removeprefix("Value error, ")
-    if "Bounds" in problem["loc"][-1:]:
-        message = "Input should be min, max or both, such as {max: 5}, or false"
-    given = problem.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool | type(None)) else ""
-    return f"{origin}: {key}: {message}{shown}"
-
-
-# What pydantic puts into a place beside keys.
-_NO_KEYS = ("function-after[_columns_fit_the_format(), Source]", "Bounds", "[key]")
-
-
-def _keys_at(place: list[Any]) -> list[str]:
-    """The keys allowed in the model that sits at `place` in a config."""
-    model: Any = Config
-    if place and place[0] != "components":
-        model = Config.model_fields[place[0]].annotation
-    elif place:
-        model = {"sources": Source, "quality": Bounds}.get(place[2], Component) if len(place) > 2 else Component
-    return list(model.model_fields)
+    return yaml_config.parse(Config, raw, origin)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from schemas.errors import Refused
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from schemas import yaml_config
 
 
-class Yarn(_Strict):
+class Strict(yaml_config.Strict):
+    """A model that refuses keys it does not know, values of another type, and numbers that are not finite."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Yarn(Strict):
     """YaRN (arXiv 2309.00071): rotary frequencies stretched by `factor` beyond the length of pre-training.
 
     beta_fast, beta_slow: rotations over the original length above which a frequency is kept, and below which it is
@@ -34,7 +35,7 @@ class Yarn(_Strict):
     mscale_all_dim: float = Field(default=1.0, ge=0)
 
 
-class ModelConfig(_Strict):
+class ModelConfig(Strict):
     """A DeepSeek-V3 architecture. Layers from `first_k_dense_replace` on, and those of MTP modules, are MoE layers.
 
     q_lora_rank: None for a plain query projection.
@@ -114,12 +115,4 @@ class ModelConfig(_Strict):
 
 def parse_model_config(raw: Mapping[str, Any], origin: str) -> ModelConfig:
     """Validate a model config read from `origin` (named in errors). Raises Refused, naming the keys."""
-    try:
-        # As JSON: there an integer written for a float is one, and a text is still no number.
-        return ModelConfig.model_validate_json(json.dumps(dict(raw)))
-    except ValidationError as error:
-        problems = [
-            f"{origin}: {'.'.join(map(str, problem['loc'])) or 'model'}: {problem['msg'].removeprefix('Value error, ')}"
-            for problem in error.errors()
-        ]
-        raise Refused("\n".join(problems)) from None
+    return yaml_config.parse(ModelConfig, dict(raw), origin)

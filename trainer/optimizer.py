@@ -17,14 +17,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self
 
 import tensorflow as tf  # type: ignore[import-untyped]
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from trainer.config import Strict
 from trainer.model.linear import Tensor
 
 Variable = Any  # TensorFlow ships no types.
 
 
-class OptimizerConfig(BaseModel):
+class OptimizerConfig(Strict):
     """AdamW's constants; the defaults are DeepSeek-V3's (arXiv 2412.19437, section 4.2; eps is not given there).
 
     decay: of tensors with two or more dimensions. Norm weights and other vectors are not decayed.
@@ -32,8 +33,6 @@ class OptimizerConfig(BaseModel):
     moments: how m and v are stored. bfloat16 halves their memory and needs 1 - beta2 >= 2^-8: below that, rounding to
         8 bits can undo the decay of v, which then never falls again.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)

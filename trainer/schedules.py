@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from trainer.config import Strict
 
 V3_TOKENS = 14_800_000_000_000
 
@@ -39,11 +41,7 @@ def between(start: float, end: float, left: float) -> float:
     return min(max(value, min(start, end)), max(start, end)) if 0.0 < left < 1.0 else (start if left else end)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Constant(_Strict):
+class Constant(Strict):
     """The same value always."""
 
     kind: Literal["constant"] = "constant"
@@ -54,7 +52,7 @@ class Constant(_Strict):
         return self.value
 
 
-class Steps(_Strict):
+class Steps(Strict):
     """values[0] until `tokens[0]` tokens are seen, then values[1] until tokens[1], …, the last one from there on."""
 
     kind: Literal["steps"] = "steps"
@@ -74,7 +72,7 @@ class Steps(_Strict):
         return self.values[sum(tokens >= change for change in self.tokens)]
 
 
-class _WarmedUp(_Strict):
+class _WarmedUp(Strict):
     """warmup_steps: step s of the first warmup_steps (from 1) is at s / warmup_steps of the curve; 0: no warm-up."""
 
     warmup_steps: int = Field(default=2000, ge=0)
@@ -135,7 +133,7 @@ class DeepSeekV3(_WarmedUp):
         return between(self.peak, self.low, fraction_left("cosine", (tokens - stable) / (decayed - stable)))
 
 
-class ConstantBatch(_Strict):
+class ConstantBatch(Strict):
     """The same number of sequences in every step."""
 
     kind: Literal["constant"] = "constant"
@@ -146,7 +144,7 @@ class ConstantBatch(_Strict):
         return self.sequences
 
 
-class BatchRamp(_Strict):
+class BatchRamp(Strict):
     """From `start` sequences to `end` in proportion to the tokens seen, reaching it at `tokens`; rounded down to
     `multiple`.
 
@@ -188,7 +186,7 @@ class Settings(NamedTuple):
     mtp_weight: float
 
 
-class Schedules(_Strict):
+class Schedules(Strict):
     """All that changes during training.
 
     bias_speed: gamma, the step of the router's biases. mtp_weight: lambda, the weight of the MTP losses.
