@@ -110,19 +110,29 @@ def vocabulary_of(view: View, given: str | None) -> Vocabulary | None:
         Refused: the file is no model, or not this view's tokenizer.
         TokenmillError: it cannot be read, or the run's is not what its manifest says.
     """
-    info = view.manifest.tokenizer
-    if given is not None:
-        return Vocabulary(_read(Path(given)), info, given)
+    model = model_of(view) if given is None else _read(Path(given))
+    return (
+        None if model is None else Vocabulary(model, view.manifest.tokenizer, given or f"{view.run}/tokenizer/{_MODEL}")
+    )
+
+
+def model_of(view: View) -> bytes | None:
+    """The tokenizer's file of the run a view lies in; None where there is no run.
+
+    Raises:
+        Refused: it is not this view's tokenizer.
+        TokenmillError: it cannot be read, or is not what its manifest says.
+    """
     folder = view.run / "tokenizer" if view.run is not None else None
     if folder is None or not (folder / MANIFEST).is_file():
         return None
     whole = manifest.load(StageManifest, folder / MANIFEST)
     model = _read(folder / _MODEL)
-    if whole.fingerprint != info.fingerprint:
+    if whole.fingerprint != view.manifest.tokenizer.fingerprint:
         raise Refused(f"{folder}: is not the tokenizer {view.folder} was cut with; give that one with --tokenizer")
     if [hashlib.sha256(model).hexdigest()] != [file.sha256 for file in whole.files]:
         raise TokenmillError(f"{folder / _MODEL}: its sha256 is not what the manifest states")
-    return Vocabulary(model, info, str(folder / _MODEL))
+    return model
 
 
 def _read(path: Path) -> bytes:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -26,7 +27,9 @@ class Strict(BaseModel):
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML in which a key that stands twice in one mapping is an error, where YAML would keep the last."""
+    """YAML in which a key that stands twice in one mapping is an error, where YAML would keep the last, and in which
+    3e-4 is a number, as in YAML 1.2.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -40,8 +43,13 @@ class _Yaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(model: type[ModelT], path: str | Path) -> ModelT:
-    """Read and validate a YAML file.
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load(model: type[ModelT], path: str | Path, replaced: Mapping[str, Any] | None = None) -> ModelT:
+    """Read and validate a YAML file; the top-level keys in `replaced` take the place of the file's.
 
     Raises:
         Refused: the file is absent, not YAML, or a key is unknown, ill-typed or out of range.
@@ -52,16 +60,16 @@ def load(model: type[ModelT], path: str | Path) -> ModelT:
         raise Refused(f"{path}: no such config file") from None
     except OSError as error:
         raise Refused(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_yaml(model, data, str(path))
+    return parse_yaml(model, data, str(path), replaced)
 
 
-def parse_yaml(model: type[ModelT], data: bytes, origin: str) -> ModelT:
-    """Validate YAML bytes read from `origin` (named in errors). Raises Refused."""
+def parse_yaml(model: type[ModelT], data: bytes, origin: str, replaced: Mapping[str, Any] | None = None) -> ModelT:
+    """Validate YAML bytes read from `origin` (named in errors). Raises Refused. replaced: as in `load`."""
     try:
         raw = yaml.load(data.decode("utf-8"), _Yaml)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refused(f"{origin}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    return parse(model, raw, origin)
+    return parse(model, {**raw, **replaced} if replaced and isinstance(raw, dict) else raw, origin)
 
 
 def parse(model: type[ModelT], raw: Any, origin: str) -> ModelT:

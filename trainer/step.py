@@ -11,6 +11,7 @@ from typing import NamedTuple
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from trainer.accumulation import Batch, accumulate
+from trainer.determinism import keep_sums_in_order
 from trainer.model import LossOutput, Model, Normalizers, count, label_weights, update_router_bias
 from trainer.model.linear import Tensor
 from trainer.optimizer import AdamW, OptimizerConfig, squared_norm
@@ -44,6 +45,7 @@ class TrainStep:
     def __init__(
         self, model: Model, optimizer: AdamW, microbatch: int, balance_weight: float = 1e-4, components: int = 0
     ) -> None:
+        keep_sums_in_order()
         self.model = model
         self.optimizer = optimizer
         self.microbatch = microbatch

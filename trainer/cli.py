@@ -1,0 +1,80 @@
+"""`python -m trainer COMMAND`: train on prepared shards. Exit codes: 0 done, 1 failed, 2 refused."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from schemas.errors import TokenmillError
+from trainer.quiet import without_import_noise
+
+_RUN = """\
+Reads CONFIG, checks it against the view, trains, and writes to the output folder: config.yaml with every default,
+metrics.jsonl with every step, tensorboard/ with the same numbers, and the trained model in model/ (Hugging Face's
+format, with its tokenizer).
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train as a config says", description=_RUN)
+    run.add_argument("config", metavar="CONFIG", help="a YAML file; docs/training.md lists its keys")
+    run.add_argument("--data", metavar="VIEW", help="train on this view instead of the config's")
+    run.add_argument("--output", metavar="DIR", help="write there instead of to the config's")
+
+    generate = commands.add_parser(
+        "generate",
+        help="let a model continue a text",
+        description="Print a prompt and what the model makes of it. For looking at a model: every token runs the whole "
+        "text through it again.",
+    )
+    generate.add_argument("directory", metavar="DIR", help="the output folder of a run, or the folder of a model")
+    generate.add_argument("--prompt", default="", help="how the document begins (default: nothing)")
+    generate.add_argument("--tokens", type=int, default=100, help="at most so many new tokens (default: %(default)s)")
+    generate.add_argument(
+        "--temperature", type=float, default=0.8, help="0: always the likeliest token (default: %(default)s)"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="of the choice (default: %(default)s)")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return _dispatch(parsed)
+    except TokenmillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 1
+
+
+def _dispatch(parsed: argparse.Namespace) -> int:
+    # Imported here: TensorFlow takes seconds to load, which --help and argument errors need not wait for.
+    with without_import_noise():
+        import tensorflow as tf  # type: ignore[import-untyped]  # noqa: PLC0415
+
+        tf.config.list_physical_devices()  # looks for devices, and says what it misses
+    if parsed.command == "generate":
+        from trainer.generate import print_generated  # noqa: PLC0415
+
+        print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed)
+        return 0
+    from trainer.training.config import load_run_config  # noqa: PLC0415
+    from trainer.training.loop import run  # noqa: PLC0415
+
+    run(load_run_config(parsed.config, data=parsed.data, output=parsed.output))
+    return 0

@@ -1,0 +1,1 @@
+"""The training run: its config, its loop, and what it reports."""

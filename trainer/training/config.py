@@ -1,0 +1,142 @@
+"""The config of a training run: typed, with defaults, and checked against the view before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from loader import Shards
+from schemas import yaml_config
+from schemas.errors import Refused
+from trainer.config import ModelConfig, Strict, parse_model_config
+from trainer.optimizer import OptimizerConfig
+from trainer.presets import preset
+from trainer.schedules import BatchRamp, BatchSize, Schedules
+
+
+class Stop(Strict):
+    """When a run is done: after so many steps, or at the first step that has seen so many tokens. One of the two."""
+
+    steps: int | None = Field(default=None, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.steps is None) == (self.tokens is None):
+            raise ValueError("give steps or tokens, one of the two")
+        return self
+
+    def reached(self, step: int, tokens: int) -> bool:
+        """Whether a run that has made `step` steps over `tokens` tokens is done."""
+        return step >= self.steps if self.steps is not None else tokens >= (self.tokens or 0)
+
+
+class ValidationConfig(Strict):
+    """Held-out records, by component.
+
+    every: steps between two validations; there is one before the first step and one after the last, too.
+    records: of a component, at most, rounded up to whole microbatches; None: all.
+    """
+
+    every: int = Field(default=500, ge=1)
+    records: int | None = Field(default=None, ge=1)
+
+
+class RunConfig(Strict):
+    """Everything a training run is made from. Keys with a default may be left out.
+
+    data: the view, such as runs/demo/shards/4096: a folder or a gs:// URL.
+    output: the folder the run writes; the same command goes on from what is there.
+    model: `preset` and any key of `ModelConfig`, which overrides the preset's. vocab_size, bos_token_id and
+        eos_token_id are the view's tokenizer's where they are left out.
+    seed: of the first weights.
+    precision: of matrix products and activations. Weights, sums and what is sensitive are float32 with either.
+    recompute: make activations again in the backward pass instead of keeping them.
+    microbatch: sequences whose activations exist at a time; None: the whole batch.
+    balance_weight: alpha of the sequence-wise auxiliary loss.
+    document_masking: whether tokens see only their own document; V3 trains without.
+    log_every: steps between two lines of progress; metrics.jsonl has every step.
+    """
+
+    data: str
+    output: str
+    model: dict[str, Any]
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False
+    schedules: Schedules
+    microbatch: int | None = Field(default=None, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    balance_weight: float = Field(default=1e-4, ge=0)
+    document_masking: bool = True
+    stop: Stop
+    validation: ValidationConfig = ValidationConfig()
+    log_every: int = Field(default=10, ge=1)
+
+    @model_validator(mode="after")
+    def _microbatches_fit(self) -> Self:
+        for sequences in _batch_sizes(self.schedules.batch_size):
+            if sequences % self.rows(sequences):
+                raise ValueError(
+                    f"microbatch ({self.microbatch}) must divide every batch; {sequences} sequences are one"
+                )
+        return self
+
+    def rows(self, sequences: int) -> int:
+        """Sequences of a microbatch, in a batch of so many."""
+        return self.microbatch or sequences
+
+    def dump_yaml(self) -> str:
+        """The config with every default written out, as YAML that `load_run_config` reads back."""
+        return yaml_config.dump_yaml(self.model_dump(mode="json"))
+
+
+def load_run_config(path: str | Path, **replaced: str | None) -> RunConfig:
+    """Read and validate a YAML file; `replaced` keys that are not None take the place of the file's.
+
+    Raises:
+        Refused: the file is absent, not YAML, or a key (the model's included) is unknown, ill-typed or out of range.
+    """
+    given = {key: value for key, value in replaced.items() if value is not None}
+    config = yaml_config.load(RunConfig, path, given)
+    _architecture(config, {"vocab_size": 2}, f"{path}: model")
+    return config
+
+
+def model_config(config: RunConfig, shards: Shards) -> ModelConfig:
+    """The architecture the run trains on a view.
+
+    Raises:
+        Refused: the architecture, a batch or a microbatch does not fit itself or the view; says what would.
+    """
+    info = shards.tokenizer
+    known = {"vocab_size": info.vocab_size, "bos_token_id": info.begin, "eos_token_id": info.end}
+    model = _architecture(config, known, "model")
+    length = shards.sequence_length
+    if model.vocab_size < info.vocab_size:
+        raise Refused(
+            f"model.vocab_size is {model.vocab_size}, but {shards.folder} has tokens up to {info.vocab_size - 1}: "
+            f"leave it out, or give {info.vocab_size} or more"
+        )
+    if model.max_position_embeddings < length:
+        raise Refused(
+            f"model.max_position_embeddings is {model.max_position_embeddings}, but {shards.folder} has sequences of "
+            f"{length}: give {length} or more, or a shorter view"
+        )
+    return model
+
+
+def _architecture(config: RunConfig, known: dict[str, Any], origin: str) -> ModelConfig:
+    chosen = dict(config.model)
+    name = chosen.pop("preset", None)
+    if not isinstance(name, str):
+        raise Refused(f"{origin}: needs a preset, such as {{preset: tiny}}")
+    return parse_model_config(preset(name).model_dump() | known | chosen, origin)
+
+
+def _batch_sizes(batch: BatchSize) -> Iterable[int]:
+    """Every batch size of a schedule."""
+    return range(batch.start, batch.end + 1, batch.multiple) if isinstance(batch, BatchRamp) else [batch.sequences]
