@@ -32,6 +32,7 @@ from trainer.config import ModelConfig  # noqa: E402
 from trainer.presets import preset  # noqa: E402
 
 ROWS, LENGTH, STEPS, SIDE = 8, 512, 2, 2048
+PEERS = {"float32": ["float32"], "bfloat16": ["bfloat16"], "bfloat16 eager": ["bfloat16", "--eager"]}
 
 
 def serve(name: str, tokens_file: str, dtype: str) -> None:
@@ -137,6 +138,13 @@ def main() -> None:
     """Parse, warm up, take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hf", metavar="PYTHON", help="a Python that has torch and transformers")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=list(PEERS),
+        default=list(PEERS),
+        help="theirs to time (default: all; bfloat16 takes minutes a step on a processor without bfloat16 products)",
+    )
     parser.add_argument("--preset", default="small", help="the architecture (default: small, 14.4 M weights)")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each (default 5)")
     parser.add_argument("--serve", nargs=2, metavar=("TOKENS", "DTYPE"), help=argparse.SUPPRESS)
@@ -159,11 +167,7 @@ def main() -> None:
             export(options.preset, checkpoint)
             # -P: the modules beside the script are not those that transformers looks for by the same names.
             peer = [options.hf, "-P", str(ROOT / "benchmarks" / "hf_train_step.py"), str(checkpoint), tokens]
-            commands |= {
-                "transformers float32": [*peer, "float32"],
-                "transformers bfloat16": [*peer, "bfloat16"],
-                "transformers bfloat16 eager": [*peer, "bfloat16", "--eager"],
-            }
+            commands |= {f"transformers {mode}": [*peer, *PEERS[mode]] for mode in options.peers}
         workers = {}
         for name, command in commands.items():
             print(f"{name}: compiling and warming up", file=sys.stderr, flush=True)

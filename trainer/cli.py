@@ -73,8 +73,8 @@ def _dispatch(parsed: argparse.Namespace) -> int:
 
         print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed)
         return 0
+    from trainer import run  # noqa: PLC0415
     from trainer.training.config import load_run_config  # noqa: PLC0415
-    from trainer.training.loop import run  # noqa: PLC0415
 
     run(load_run_config(parsed.config, data=parsed.data, output=parsed.output))
     return 0
