@@ -3,8 +3,9 @@
     python benchmarks/load_balance.py VIEW [--steps 500] [--seeds 3] [--batch 8] [--plot FILE.svg]
 
 Trains preset `tiny` on a view, each seed once with gamma = 0.001 and once with gamma = 0, without the balance loss in
-either, so that the bias alone is seen. Prints, for each MoE layer, the coefficient of variation (CV) of the tokens an
-expert received in a step, as the mean over the last 50 steps.
+either, so that the bias alone is seen. Prints, for each MoE layer, the coefficient of variation (CV: standard deviation
+by mean) of the tokens an expert receives: of the trained model over the 256 records that come next, and in a training
+step, as the mean over the last 50. A single step has few tokens, and those of a document are alike.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a checkout need not be installed
 
-from trainer.training.config import RunConfig
-from trainer.training.loop import run
-from trainer.training.records import Callback, StepRecord
+import numpy as np
+import tensorflow as tf
 
-LAST = 50
+from trainer.training.config import RunConfig
+from trainer.training.loop import Trainer, run
+from trainer.training.records import Callback, StepRecord, utilisation
+
+LAST, SAMPLE = 50, 256
 GAMMAS = (1e-3, 0.0)
 
 
@@ -38,8 +42,8 @@ class Spread(Callback):
         self.by_step.append([layer.cv for layer in record.experts])
 
 
-def train(view: str, steps: int, batch: int, seed: int, gamma: float) -> list[list[float]]:
-    """CV of each layer in each step."""
+def train(view: str, steps: int, batch: int, seed: int, gamma: float) -> tuple[list[list[float]], list[float]]:
+    """CV of each layer in each step; and of the trained model over the next records."""
     spread = Spread()
     with tempfile.TemporaryDirectory() as output:
         config = {
@@ -57,8 +61,17 @@ def train(view: str, steps: int, batch: int, seed: int, gamma: float) -> list[li
             "validation": {"every": steps},
             "log_every": 100,
         }
-        run(RunConfig.model_validate(config), [spread])
-    return spread.by_step
+        trainer = run(RunConfig.model_validate(config), [spread])
+    return spread.by_step, [layer.cv for layer in utilisation(counts_after(trainer, batch))]
+
+
+def counts_after(trainer: Trainer, batch: int) -> np.ndarray:
+    """Tokens by layer and expert over the SAMPLE records after those trained on, without training: [L, E]."""
+    parts = ("tokens", "segment_ids", "positions", "loss_mask")
+    count = tf.function(lambda part: trainer.model.loss(*(part[name] for name in parts)).expert_counts)
+    data = trainer.shards.dataset(batch, start=trainer.progress.position).take(-(-SAMPLE // batch))
+    total: np.ndarray = sum(count(part).numpy().astype(np.int64) for part in data)
+    return total
 
 
 def main() -> None:
@@ -73,9 +86,10 @@ def main() -> None:
     found: dict[tuple[float, int], list[list[float]]] = {}
     for seed in range(chosen.seeds):
         for gamma in GAMMAS:
-            found[gamma, seed] = train(chosen.view, chosen.steps, chosen.batch, seed, gamma)
+            found[gamma, seed], after = train(chosen.view, chosen.steps, chosen.batch, seed, gamma)
             row = [statistics.mean(values) for values in zip(*found[gamma, seed][-LAST:], strict=True)]
-            print(f"seed {seed}  gamma {gamma:g}  CV by layer:", *(f"{cv:.3f}" for cv in row), flush=True)
+            shown = [" ".join(f"{cv:.3f}" for cv in layers) for layers in (after, row)]
+            print(f"seed {seed}  gamma {gamma:g}  CV by layer: {shown[0]}, in a step: {shown[1]}", flush=True)
     if chosen.plot:
         draw(found, chosen.plot)
 

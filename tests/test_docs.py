@@ -17,13 +17,16 @@ from pydantic.fields import FieldInfo
 
 import loader.cli
 import pipelines.cli
+import trainer.cli
 from pipelines import lock, stages, supervise
 from pipelines.dedup import candidates, job
 from schemas import arrow, config, manifest
 from schemas.config import TokenizeConfig, load_config, parse_config
 from schemas.rules import RULES
 from tests.conftest import ROOT
+from trainer.training.config import RunConfig, Stop, ValidationConfig
 
+PACKAGES = {"pipelines": pipelines, "loader": loader, "trainer": trainer}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -79,6 +82,17 @@ def test_every_config_key_and_default_is_documented(title: str) -> None:
         expected |= {name: shown_default(field) for name, field in config.Bounds.model_fields.items()}
     assert len(rows) == len(dict(rows)), "a key stands twice"
     assert dict(rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "model"), [("Top level", RunConfig), ("`stop`", Stop), ("`validation`", ValidationConfig)]
+)
+def test_every_key_of_the_training_config_is_documented(title: str, model: type[BaseModel]) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \| ", section(read("docs/training.md"), title), re.MULTILINE)
+    # A part's defaults stand in a table of their own, or on another page.
+    nested = {"optimizer": "V3's", "validation": "see below"} if model is RunConfig else {}
+    assert dict(rows) == {name: nested.get(name, shown_default(field)) for name, field in model.model_fields.items()}
+    assert len(rows) == len(dict(rows)), "a key stands twice"
 
 
 def test_every_part_of_the_config_has_a_section() -> None:
@@ -268,9 +282,9 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, set[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_exist(page: Path) -> None:
-    known = {"pipelines": subcommands(pipelines.cli.parser()), "loader": subcommands(loader.cli.parser())}
+    known = {name: subcommands(package.cli.parser()) for name, package in PACKAGES.items()}
     text = page.read_text(encoding="utf-8")
-    for package, command, rest in re.findall(r"python -m (pipelines|loader) ([a-z]+)([^`|\n]*)", text):
+    for package, command, rest in re.findall(r"python -m (pipelines|loader|trainer) ([a-z]+)([^`|\n]*)", text):
         assert command in known[package], f"{package} {command}"
         options = set(re.findall(r"--[a-z][a-z-]*(?![\w-])", rest.split("#")[0]))
         assert options <= known[package][command], (package, command, options)
@@ -281,9 +295,9 @@ def test_commands_exist(page: Path) -> None:
 
 
 def test_the_readme_names_every_command() -> None:
-    for package, parser in (("pipelines", pipelines.cli.parser()), ("loader", loader.cli.parser())):
-        for command in subcommands(parser):
-            assert f"`python -m {package} {command} " in read("README.md")
+    for name, package in PACKAGES.items():
+        for command in subcommands(package.cli.parser()):
+            assert f"`python -m {name} {command} " in read("README.md")
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

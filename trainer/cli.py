@@ -27,6 +27,18 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="VIEW", help="train on this view instead of the config's")
     run.add_argument("--output", metavar="DIR", help="write there instead of to the config's")
 
+    plan = commands.add_parser(
+        "plan",
+        help="what a config would cost on a mesh of devices, by arithmetic",
+        description="Parameters, operations, memory by kind, traffic, seconds a step, checkpoint and recovery of a "
+        "config's largest batch. Nothing is built; docs/scale.md says how it is computed.",
+    )
+    plan.add_argument("config", metavar="CONFIG", help="a YAML file, as for run")
+    plan.add_argument("--mesh", default="data=1,expert=1", metavar="data=D,expert=E", help="default: %(default)s")
+    plan.add_argument("--device", default="h100", help="default: %(default)s; an unknown name lists those there are")
+    plan.add_argument("--sequence-length", type=int, metavar="T", help="default: that of the config's view")
+    plan.add_argument("--json", action="store_true", help="print one JSON object")
+
     generate = commands.add_parser(
         "generate",
         help="let a model continue a text",
@@ -73,8 +85,15 @@ def _dispatch(parsed: argparse.Namespace) -> int:
 
         print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed)
         return 0
-    from trainer import run  # noqa: PLC0415
     from trainer.training.config import load_run_config  # noqa: PLC0415
+
+    if parsed.command == "plan":
+        from trainer.plan.report import print_plan  # noqa: PLC0415
+
+        config = load_run_config(parsed.config)
+        print_plan(config, parsed.mesh, parsed.device, parsed.sequence_length, parsed.json)
+        return 0
+    from trainer import run  # noqa: PLC0415
 
     run(load_run_config(parsed.config, data=parsed.data, output=parsed.output))
     return 0

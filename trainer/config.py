@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from schemas import yaml_config
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class Strict(yaml_config.Strict):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from loader import Shards
 from schemas import yaml_config
 from schemas.errors import Refused
-from trainer.config import ModelConfig, Strict, parse_model_config
+from trainer.config import ModelConfig, Precision, Strict, parse_model_config
 from trainer.optimizer import OptimizerConfig
 from trainer.presets import preset
 from trainer.schedules import BatchRamp, BatchSize, Schedules
@@ -65,7 +65,7 @@ class RunConfig(Strict):
     output: str
     model: dict[str, Any]
     seed: int = Field(default=0, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     recompute: bool = False
     schedules: Schedules
     microbatch: int | None = Field(default=None, ge=1)
@@ -102,8 +102,20 @@ def load_run_config(path: str | Path, **replaced: str | None) -> RunConfig:
     """
     given = {key: value for key, value in replaced.items() if value is not None}
     config = yaml_config.load(RunConfig, path, given)
-    _architecture(config, {"vocab_size": 2}, f"{path}: model")
+    architecture(config, f"{path}: model")
     return config
+
+
+def architecture(config: RunConfig, origin: str = "model", **known: Any) -> ModelConfig:
+    """The config's architecture; `known` keys take the preset's place where the config leaves them out.
+
+    Raises Refused, naming `origin`, for an unknown preset or key, or what does not fit together.
+    """
+    chosen = dict(config.model)
+    name = chosen.pop("preset", None)
+    if not isinstance(name, str):
+        raise Refused(f"{origin}: needs a preset, such as {{preset: tiny}}")
+    return parse_model_config(preset(name).model_dump() | known | chosen, origin)
 
 
 def model_config(config: RunConfig, shards: Shards) -> ModelConfig:
@@ -113,8 +125,7 @@ def model_config(config: RunConfig, shards: Shards) -> ModelConfig:
         Refused: the architecture, a batch or a microbatch does not fit itself or the view; says what would.
     """
     info = shards.tokenizer
-    known = {"vocab_size": info.vocab_size, "bos_token_id": info.begin, "eos_token_id": info.end}
-    model = _architecture(config, known, "model")
+    model = architecture(config, vocab_size=info.vocab_size, bos_token_id=info.begin, eos_token_id=info.end)
     length = shards.sequence_length
     if model.vocab_size < info.vocab_size:
         raise Refused(
@@ -127,14 +138,6 @@ def model_config(config: RunConfig, shards: Shards) -> ModelConfig:
             f"{length}: give {length} or more, or a shorter view"
         )
     return model
-
-
-def _architecture(config: RunConfig, known: dict[str, Any], origin: str) -> ModelConfig:
-    chosen = dict(config.model)
-    name = chosen.pop("preset", None)
-    if not isinstance(name, str):
-        raise Refused(f"{origin}: needs a preset, such as {{preset: tiny}}")
-    return parse_model_config(preset(name).model_dump() | known | chosen, origin)
 
 
 def _batch_sizes(batch: BatchSize) -> Iterable[int]:

@@ -1,0 +1,1 @@
+"""What a training would cost: parameters, operations, bytes and seconds, by arithmetic alone."""
