@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+TRAINING := runs/demo_training
 
 .PHONY: setup demo test test-fast lint bench clean
 
@@ -19,6 +20,8 @@ demo: setup
 	$(BIN)/python -m pipelines explain $(DEMO) --a-drop
 	$(BIN)/python -m loader show $(DEMO) --view 256 --position 6
 	$(BIN)/python -m loader trace $(DEMO) --view 256 --position 6 --token 10
+	$(BIN)/python -m trainer run configs/train_demo.yaml
+	$(BIN)/python -m trainer generate $(TRAINING) --prompt "def main(" --tokens 40
 
 test: setup
 	$(BIN)/python -m pytest

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+# Read when TensorFlow is loaded. By itself it uses oneDNN only on processors with AVX-512; with AVX2 alone a step takes
+# half as long again without it.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 if TYPE_CHECKING:
     from trainer.training.config import RunConfig
