@@ -153,7 +153,6 @@ def main() -> None:
         return serve(options.preset, *options.serve)
     config = preset(options.preset)
     dtypes = ("float32", "bfloat16")
-    peaks = {dtype: peak(dtype) for dtype in dtypes}
     with tempfile.TemporaryDirectory() as folder:
         tokens, checkpoint = f"{folder}/tokens.npy", Path(folder) / "model"
         # As skewed as text: low ids are frequent.
@@ -173,6 +172,7 @@ def main() -> None:
             print(f"{name}: compiling and warming up", file=sys.stderr, flush=True)
             workers[name] = Worker(command)
         print(f"{options.repeats} turns of each", file=sys.stderr, flush=True)
+        peaks = {dtype: peak(dtype) for dtype in dtypes}
         rates: dict[str, list[float]] = {name: [] for name in workers}
         for _ in range(options.repeats):
             for name, worker in workers.items():

@@ -13,6 +13,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
+import trainer  # noqa: F401  (TensorFlow reads what it sets, whichever test is the first to load it)
+
 # A busy machine is no failure: examples have no time limit of their own. CI tries the same examples each time, so that
 # what it says is about the change; everybody else's runs go on looking.
 settings.register_profile("tokenmill", deadline=None, derandomize=bool(os.environ.get("CI")))
