@@ -27,6 +27,27 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", metavar="VIEW", help="train on this view instead of the config's")
     run.add_argument("--output", metavar="DIR", help="write there instead of to the config's")
 
+    imported = commands.add_parser(
+        "import",
+        help="take over a model in Hugging Face's format",
+        description="Read a DeepSeek-V3 model (config.json, safetensors), check that every tensor is there and fits, "
+        "and write it as float32 to OUT, which a config names as `initial`.",
+    )
+    imported.add_argument("source", metavar="HF_DIR", help="the folder of the model")
+    imported.add_argument("target", metavar="OUT", help="an empty or new folder")
+
+    export = commands.add_parser(
+        "export",
+        help="write a run's model in Hugging Face's format",
+        description="Write the model of a run, with its tokenizer, as transformers' DeepseekV3ForCausalLM reads it.",
+    )
+    export.add_argument("directory", metavar="DIR", help="the output folder of a run, or the folder of a model")
+    export.add_argument("target", metavar="OUT", help="an empty or new folder")
+    export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="default: %(default)s")
+    export.add_argument(
+        "--shard-bytes", type=int, default=5_000_000_000, help="at most so many bytes a file (default: %(default)s)"
+    )
+
     plan = commands.add_parser(
         "plan",
         help="what a config would cost on a mesh of devices, by arithmetic",
@@ -84,6 +105,14 @@ def _dispatch(parsed: argparse.Namespace) -> int:
         from trainer.generate import print_generated  # noqa: PLC0415
 
         print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed)
+        return 0
+    if parsed.command in ("import", "export"):
+        from trainer.exchange import export_model, import_model  # noqa: PLC0415
+
+        if parsed.command == "import":
+            print(import_model(parsed.source, parsed.target))
+        else:
+            print(export_model(parsed.directory, parsed.target, parsed.dtype, parsed.shard_bytes))
         return 0
     from trainer.training.config import load_run_config  # noqa: PLC0415
 

@@ -7,18 +7,16 @@ a model, not for serving it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from schemas.errors import Refused
+from trainer.exchange import model_folder
 from trainer.hf import load_pretrained
 from trainer.model import Model
 from trainer.model.linear import Tensor
 from trainer.text import Text
-
-MODEL_FOLDER = "model"
 
 
 def generate(
@@ -74,7 +72,7 @@ def print_generated(folder: str, prompt: str, tokens: int, temperature: float, s
     """
     if tokens < 1 or temperature < 0:
         raise Refused(f"--tokens {tokens} --temperature {temperature}: give 1 or more, and 0 or more")
-    place = Path(folder) / MODEL_FOLDER if (Path(folder) / MODEL_FOLDER).is_dir() else Path(folder)
+    place = model_folder(folder)
     text = Text(place)
     model = load_pretrained(place)
     print(prompt, end="", flush=True)

@@ -53,6 +53,7 @@ class RunConfig(Strict):
     model: `preset` and any key of `ModelConfig`, which overrides the preset's. vocab_size, bos_token_id and
         eos_token_id are the view's tokenizer's where they are left out.
     seed: of the first weights.
+    initial: a folder in Hugging Face's format whose weights the run begins with; the architecture must be the same.
     precision: of matrix products and activations. Weights, sums and what is sensitive are float32 with either.
     recompute: make activations again in the backward pass instead of keeping them.
     microbatch: sequences whose activations exist at a time; None: the whole batch.
@@ -65,6 +66,7 @@ class RunConfig(Strict):
     output: str
     model: dict[str, Any]
     seed: int = Field(default=0, ge=0)
+    initial: str | None = None
     precision: Precision = "float32"
     recompute: bool = False
     schedules: Schedules

@@ -14,9 +14,10 @@ import tensorflow as tf  # type: ignore[import-untyped]
 
 from loader import Shards
 from loader.view import view_of
+from schemas.errors import Refused
 from trainer.config import ModelConfig
-from trainer.generate import MODEL_FOLDER
-from trainer.hf import save_pretrained
+from trainer.exchange import MODEL_FOLDER
+from trainer.hf import load_pretrained, save_pretrained
 from trainer.model import Model, PlainLinear
 from trainer.schedules import Settings
 from trainer.step import StepOutput, TrainStep, optimizer_of
@@ -61,6 +62,8 @@ class Trainer:
         self.config, self.shards = config, shards
         linear = PlainLinear(tf.as_dtype(config.precision))
         self.model = Model(architecture, config.seed, linear, config.recompute)
+        if config.initial is not None:
+            _take_weights(self.model, config.initial)
         self.optimizer = optimizer_of(self.model, config.optimizer)
         self.progress = Progress()
         self._input = Input(shards, config.document_masking)
@@ -125,6 +128,19 @@ class Trainer:
             input_seconds,
             step_seconds,
         )
+
+
+def _take_weights(model: Model, folder: str) -> None:
+    """Give a model the weights and router biases in `folder`. Raises Refused where that is another architecture."""
+    given = load_pretrained(folder)
+    ours, theirs = model.config.model_dump(), given.config.model_dump()
+    # Neither changes a weight: the context may be extended, and special ids are the tokenizer's.
+    for key in sorted(ours.keys() - {"max_position_embeddings", "yarn", "bos_token_id", "eos_token_id"}):
+        if ours[key] != theirs[key]:
+            raise Refused(f"initial: {folder} has {key} {theirs[key]}, the config's model has {ours[key]}")
+    mine = (*model.variables_in_order, *model.router_biases)
+    for variable, value in zip(mine, (*given.variables_in_order, *given.router_biases), strict=True):
+        variable.assign(value)
 
 
 def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:

@@ -20,6 +20,7 @@ from pipelines.tokenizer import Tokenizer
 from schemas.errors import Refused
 from tests.conftest import ROOT
 from tests.trainer.training.configs import content
+from trainer.exchange import export_model, import_model
 from trainer.generate import choose, generate
 from trainer.hf import load_pretrained
 from trainer.model import label_weights
@@ -132,6 +133,24 @@ def test_the_model_left_behind_is_the_trained_one(finished: tuple[Trainer, Told,
     for one, other in zip(trainer.model.variables_in_order, again.variables_in_order, strict=True):
         assert one.name == other.name
         np.testing.assert_array_equal(one, other)
+
+
+def test_exported_and_imported_weights_begin_another_run(
+    finished: tuple[Trainer, Told, Path], small_run: Path, tmp_path: Path
+) -> None:
+    trainer, _, output = finished
+    assert "MTP" in export_model(str(output), str(tmp_path / "hf"), "float32", 100_000)
+    assert len(list((tmp_path / "hf").glob("model-*.safetensors"))) > 1
+    assert (tmp_path / "hf/tokenizer.model").read_bytes() == (output / "model/tokenizer.model").read_bytes()
+    import_model(str(tmp_path / "hf"), str(tmp_path / "taken"))
+    with pytest.raises(Refused, match="is not empty"):
+        import_model(str(tmp_path / "hf"), str(tmp_path / "taken"))
+    config = RunConfig.model_validate(content(small_run / "shards/64", tmp_path, initial=str(tmp_path / "taken")))
+    again = Trainer(config, trainer.shards, trainer.model.config)
+    for one, other in zip(trainer.model.variables_in_order, again.model.variables_in_order, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(Refused, match="has vocab_size 800, the config's model has 900"):
+        Trainer(config, trainer.shards, trainer.model.config.model_copy(update={"vocab_size": 900}))
 
 
 def test_prompts_are_encoded_as_documents_were(finished: tuple[Trainer, Told, Path], small_run: Path) -> None:
