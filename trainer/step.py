@@ -65,9 +65,9 @@ class TrainStep:
         self.balance_weight = balance_weight
         self.components = components
         self._shards = shards or Shards(Mesh(), model)
-        if list(optimizer.parameters.values()) != list(self._shards.parameters.values()):
+        if [*map(id, optimizer.parameters.values())] != [*map(id, self._shards.parameters.values())]:
             raise ValueError("the optimizer was made for other shards; give optimizer_of the shards of this step")
-        self._step = tf.function(self._graph)
+        self._step = tf.function(self._graph, autograph=False)
 
     def __call__(
         self,

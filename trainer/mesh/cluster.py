@@ -102,7 +102,7 @@ class Watch:
             if "ollective" not in str(error):
                 raise
             reason = str(error.message).partition("Collective ops is aborted by: ")
-            first = (reason[2] or reason[0]).strip().partition("\nThe error could be")[0]
+            first = " ".join((reason[2] or reason[0]).partition("\nThe error could be")[0].split())
             raise PeerLost(
                 f"{doing}: another process of the mesh has died or does not answer; start all of them again ({first})"
             ) from error

@@ -29,8 +29,8 @@ _STEPS = 5  # bits of a run-time size that are kept
 class Collectives(Protocol):
     """Collectives over a group of `size` processes, in which this one is `index`; all must call them, in one order.
 
-    variant: int32 scalar in [0, 1024), needed where the static shape of x is not known: equal on all processes, and
-    different for different shapes. `run_time_size` makes one.
+    x holds at least one number. variant: int32 scalar in [0, 1024), needed where the static shape of x is not known:
+    equal on all processes, and different for different shapes. `run_time_size` makes one.
     """
 
     @property
@@ -71,7 +71,7 @@ class Collectives(Protocol):
 
 
 class Alone:
-    """The group of one process: nothing moves, and no operation is added."""
+    """The group of one process: nothing moves."""
 
     size = 1
     index = 0
@@ -189,6 +189,8 @@ class Group:
     def _run(self, operation: Any, x: Tensor, variant: Tensor | None, **settings: Any) -> Tensor:
         if variant is None and not x.shape.is_fully_defined():
             raise ValueError(f"{operation.__name__} of {x.shape}: give a variant where the shape is known at run time")
+        if 0 in x.shape:
+            raise ValueError(f"{operation.__name__} of {x.shape}: TensorFlow crashes where there is nothing to move")
         y = operation(
             input=x,
             group_size=self.size,
@@ -205,8 +207,8 @@ class Group:
 def run_time_size(needed: Tensor) -> tuple[Tensor, Tensor]:
     """(size, variant): int32 scalars; the least size >= needed of a series of few, less than 1/16 above it.
 
-    The sizes are 1 to 32, then 34, 36, … 64, 68, …: numbers of five bits times powers of two. needed: int32, up to
-    2^30. A process that holds a buffer of each size it ever met so holds few.
+    The sizes are 1 to 32, then 34, 36, … 64, 68, …: numbers of five bits times powers of two. Few, because
+    TensorFlow keeps a record of each instance key. needed: int32, up to 2^30.
     """
     needed = tf.maximum(needed, 1)
     powers = tf.constant([1 << (_STEPS + shift) for shift in range(31 - _STEPS)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
@@ -96,7 +96,8 @@ class Mesh:
             roll_call(place, {**config.model_dump(), "tensorflow": tf.__version__}, config.timeout)
             join(place, config.timeout, config.heartbeat)
         mesh = cls(config, place.rank)
-        mesh._test()
+        if mesh.processes > 1:
+            mesh._test()
         return mesh
 
     @property
@@ -149,7 +150,6 @@ class Mesh:
         return values if self.rank == 0 else None
 
     def _test(self) -> None:
-        groups: dict[str, Any] = {"all": self.all, "data": self.data, "expert": self.expert}
-        tested = {name: (group, self._members[name]) for name, group in groups.items() if isinstance(group, Group)}
+        groups = {"all": self.all, "data": self.data, "expert": self.expert}
         with self.watched("the self-test of collectives"):
-            self_test(tested, self.rank)
+            self_test({name: (group, self._members[name]) for name, group in groups.items() if group.size > 1})

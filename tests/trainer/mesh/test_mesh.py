@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from tests.trainer.mesh.launch import finish, start
-from trainer.mesh.mesh import MeshConfig
+from tests.trainer.mesh.worker import CONFIG
+from trainer.hf import load_pretrained, save_pretrained
+from trainer.model import Model
 
 SHAPES = [(2, 1), (1, 2), (2, 2)]
 
@@ -78,7 +80,6 @@ def test_one_step_is_that_of_one_process(alone: Trained, meshed: Trained, step: 
             # Adam's first step moves by the rate whatever the gradient's size: near zero, to either side.
             allowed = 1e-5 * norm + 1e-4
         assert np.linalg.norm(found[name].astype(np.float64) - right) <= allowed, name
-    assert (norm > 0 for norm in map(np.linalg.norm, expected.values()))
 
 
 def test_no_token_is_dropped_when_two_experts_take_all(alone: Trained, meshed: Trained) -> None:
@@ -97,7 +98,7 @@ def test_after_twenty_steps_losses_are_within_half_a_percent(alone: Trained, mes
     assert len(expected) == 19
     for rank in meshed.ranks:
         np.testing.assert_allclose(rank["loss/20"], expected, rtol=5e-3)
-    assert expected[-1] < 0.97 * expected[0]
+    assert expected[-1] < 0.9 * expected[0]
 
 
 def test_replicas_have_the_same_bits(meshed: Trained) -> None:
@@ -108,10 +109,14 @@ def test_replicas_have_the_same_bits(meshed: Trained) -> None:
     assert len({str(rank["digest/experts"]) for rank in meshed.ranks}) == expert
 
 
-def test_the_gathered_model_is_whole(meshed: Trained) -> None:
+def test_the_gathered_model_is_whole_and_can_be_exported(meshed: Trained, tmp_path: Path) -> None:
     gathered = {k.removeprefix("gathered/"): v for k, v in meshed.ranks[0].items() if k.startswith("gathered/")}
     parts = meshed.whole("skewed")
     assert gathered
     assert gathered.keys() <= parts.keys()
     for name, value in gathered.items():
         assert value.tobytes() == parts[name].tobytes()
+    save_pretrained(Model(CONFIG), tmp_path / "exported", values=gathered)
+    back = load_pretrained(tmp_path / "exported")
+    for variable in (*back.variables_in_order, *back.router_biases):
+        np.testing.assert_array_equal(variable, gathered[variable.name.removesuffix(":0")])

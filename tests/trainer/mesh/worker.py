@@ -22,12 +22,12 @@ from trainer.model import Model
 from trainer.optimizer import OptimizerConfig
 from trainer.step import StepOutput, TrainStep, optimizer_of
 
-# Rows that no number of processes divides: parts with padding. One dense layer, one with experts, one MTP module.
-CONFIG = tiny(num_hidden_layers=2, vocab_size=61, hidden_size=30, q_lora_rank=None)
+# Rows that no number of processes divides: parts with padding. One layer and one MTP module, both with experts.
+CONFIG = tiny(num_hidden_layers=1, first_k_dense_replace=0, vocab_size=61, hidden_size=30, q_lora_rank=None)
 # One sequence nearly all padding, one whole; so processes have different numbers of labels.
 DOCUMENTS = [[9, 8], [2], [17], [5, 5, 7], [3, 14], [], [16], [4, 4, 4]]
 STEPS = 20
-NUMBERS = {"learning_rate": 1e-3, "bias_speed": 1e-3, "mtp_weight": 0.3}
+NUMBERS = {"learning_rate": 3e-3, "bias_speed": 1e-3, "mtp_weight": 0.3}
 
 
 def batch(seed: int, rank: int = 0, processes: int = 1) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def main() -> None:
         return step(batch(seed, mesh.rank, mesh.processes), **NUMBERS, **limits)
 
     found |= losses("first", run(0)) | parts("first", mine.owned(optimizer))
-    found["loss/20"] = np.array([float(run(seed).losses.total) for seed in range(1, STEPS)])
+    found["loss/20"] = np.array([float(run(seed % 2).losses.total) for seed in range(1, STEPS)])
     # By the groups of replicas: those that must have the same bits.
     found["digest/dense"] = digest([*dense, *model.router_biases, optimizer.step])
     found["digest/experts"] = digest([v for v in model.variables_in_order if v.name.removesuffix(":0") in model.expert_names])
