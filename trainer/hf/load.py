@@ -132,9 +132,7 @@ def _json(path: Path) -> Any:
     return value
 
 
-def tensors_of(
-    model: Model, values: Mapping[str, np.ndarray] | None = None
-) -> Iterator[tuple[str, np.ndarray]]:
+def tensors_of(model: Model, values: Mapping[str, np.ndarray] | None = None) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the model's checkpoint with its float32 value, in order; no copies of shared ones.
 
     values: of all variables by name, whole, where the model itself holds a part; None: the model's own.

@@ -62,9 +62,9 @@ def _all_tensors(model: Model, values: Mapping[str, np.ndarray] | None, dtype: s
     """Every tensor of the files, as they are stored; what MTP modules share stands once more at the end for each."""
     for name, value in tensors_of(model, values):
         yield name, np.ascontiguousarray(value if name.endswith(BIAS) else value.astype(_DTYPES[dtype]))
-    shared = {"model.embed_tokens.weight": model.embedding, "lm_head.weight": model.head}
+    shared = values or {"model.embed_tokens.weight": model.embedding.numpy(), "lm_head.weight": model.head.numpy()}
     for copy, original in repeats(model.config).items():
-        yield copy, shared[original].numpy().astype(_DTYPES[dtype])
+        yield copy, shared[original].astype(_DTYPES[dtype])
 
 
 def _planned(

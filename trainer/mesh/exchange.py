@@ -23,17 +23,16 @@ from trainer.model.linear import Tensor
 class _Plan(NamedTuple):
     """Where rows stand in messages; all int32.
 
-    variant: of the messages' shape. slot_PC: rows sent, of those sorted by expert. slot_M: sorted rows, as token K +
-    choice. place_NK: where a token's row stands in messages sent, as process C + row. order_R: arrived rows by held
-    expert, as process C + row. row_PC: for each arrived row, its number in that order; any number for padding.
+    variant: of the messages' shape. sent: [P, C], rows sent, as token K + choice. places: [N, K], where a token's rows
+    stand in messages sent, as process C + row. order: [R], rows that arrive by held expert, as process C + row. rows:
+    [P, C], the number of each in that order, any number for padding.
     """
 
     variant: Tensor
-    slot_PC: Tensor
-    slot_M: Tensor
-    place_NK: Tensor
-    order_R: Tensor
-    row_PC: Tensor
+    sent: Tensor
+    places: Tensor
+    order: Tensor
+    rows: Tensor
 
 
 class ExpertExchange:
@@ -50,7 +49,7 @@ class ExpertExchange:
     def dispatch(self, x_ND: Tensor, experts_NK: Tensor, experts: int) -> tuple[Tensor, Tensor, Any]:
         """As `Exchange`; the state is the plan of the messages."""
         plan, counts_e = self._plan(experts_NK, experts)
-        token_PC = tf.gather(plan.slot_M, plan.slot_PC) // experts_NK.shape[1]
+        token_PC = plan.sent // experts_NK.shape[1]
 
         @tf.custom_gradient
         def send(x_ND: Tensor) -> Any:
@@ -71,9 +70,8 @@ class ExpertExchange:
             back_D = self._back(rows_RD, plan)
 
             def gradient(dy_ND: Tensor) -> tuple[Tensor, Tensor]:
-                slot_PC = tf.gather(plan.slot_M, plan.slot_PC)
-                weight_PC1 = tf.gather(tf.reshape(weights_NK, [-1]), slot_PC)[..., None]
-                dy_PCD = tf.cast(tf.gather(dy_ND, slot_PC // weights_NK.shape[1]) * weight_PC1, rows_RD.dtype)
+                weight_PC1 = tf.gather(tf.reshape(weights_NK, [-1]), plan.sent)[..., None]
+                dy_PCD = tf.cast(tf.gather(dy_ND, plan.sent // weights_NK.shape[1]) * weight_PC1, rows_RD.dtype)
                 dots_N = [tf.reduce_sum(dy_ND * tf.cast(row, tf.float32), axis=-1) for row in _by_choice(back_D, plan)]
                 return self._there(dy_PCD, plan), tf.stack(dots_N, axis=1)
 
@@ -86,14 +84,14 @@ class ExpertExchange:
     def _there(self, sent_PCD: Tensor, plan: _Plan) -> Tensor:
         """Messages out: what arrives, [R, D] by held expert."""
         arrived_PCD = self._group.all_to_all(sent_PCD, plan.variant)
-        return tf.gather(tf.reshape(arrived_PCD, [-1, sent_PCD.shape[-1]]), plan.order_R)
+        return tf.gather(tf.reshape(arrived_PCD, [-1, sent_PCD.shape[-1]]), plan.order)
 
     def _back(self, rows_RD: Tensor, plan: _Plan) -> Tensor:
         """Messages home from [R, D]: what comes back, [P C, D]."""
         width = rows_RD.shape[-1]
         # Padding repeats some row, so there must be one.
         rows_RD = tf.cond(tf.shape(rows_RD)[0] > 0, lambda: rows_RD, lambda: tf.zeros([1, width], rows_RD.dtype))
-        return tf.reshape(self._group.all_to_all(tf.gather(rows_RD, plan.row_PC), plan.variant), [-1, width])
+        return tf.reshape(self._group.all_to_all(tf.gather(rows_RD, plan.rows), plan.variant), [-1, width])
 
     def _plan(self, experts_NK: Tensor, experts: int) -> tuple[_Plan, Tensor]:
         """The plan, and int32 [e], the rows that arrive for each held expert."""
@@ -109,7 +107,7 @@ class ExpertExchange:
         # Sent: the rows for process p are those sorted rows that begin at first_P[p].
         first_P = tf.cumsum(rows_PP[index], exclusive=True)
         last = tf.size(ids_M) - 1
-        slot_PC = tf.minimum(first_P[:, None] + tf.range(capacity), last)
+        sent_PC = tf.gather(slot_M, tf.minimum(first_P[:, None] + tf.range(capacity), last))
         place_M = tf.range(last + 1) + tf.repeat(tf.range(size) * capacity - first_P, rows_PP[index])
         place_NK = tf.gather(place_M, tf.reshape(tf.math.invert_permutation(slot_M), tf.shape(experts_NK)))
 
@@ -119,10 +117,10 @@ class ExpertExchange:
         held_R = tf.repeat(tf.tile(tf.range(experts // size), [size]), tf.reshape(counts_Pe, [-1]))
         order_R = tf.concat(tf.dynamic_partition(place_R, held_R, experts // size), axis=0)
         row_PC = tf.scatter_nd(order_R[:, None], tf.range(tf.size(order_R)), [size * capacity])
-        plan = _Plan(variant, slot_PC, slot_M, place_NK, order_R, tf.reshape(row_PC, [size, capacity]))
+        plan = _Plan(variant, sent_PC, place_NK, order_R, tf.reshape(row_PC, [size, capacity]))
         return plan, tf.reduce_sum(counts_Pe, axis=0)
 
 
 def _by_choice(rows_D: Tensor, plan: _Plan) -> list[Tensor]:
     """For each of the K choices, the rows [N, D] that came back for the tokens."""
-    return [tf.gather(rows_D, place_N) for place_N in tf.unstack(plan.place_NK, axis=1)]
+    return [tf.gather(rows_D, place_N) for place_N in tf.unstack(plan.places, axis=1)]

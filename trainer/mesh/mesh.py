@@ -19,9 +19,9 @@ from pydantic import Field
 from schemas.errors import Refused
 from trainer.config import ModelConfig, Strict
 from trainer.mesh.cluster import Watch, abort_collectives, join
-from trainer.mesh.collectives import Alone, Collectives, Group, Line
+from trainer.mesh.collectives import Alone, Group, Line
 from trainer.mesh.exchange import ExpertExchange
-from trainer.mesh.place import PORT, Place, place_of
+from trainer.mesh.place import PORT, place_of
 from trainer.mesh.roll_call import roll_call
 from trainer.mesh.self_test import self_test
 from trainer.model import Model

@@ -100,18 +100,7 @@ def check_exchange(mesh: Mesh) -> None:
         "other": np.tile([[other + 1, other]], [tokens, 1]),
     }
     for dtype, tolerance in ((tf.float32, 1e-6), (tf.bfloat16, 2e-2)):
-
-        @tf.function(autograph=False)
-        def graph(x: Any, weights: Any, dy: Any, chosen: Any) -> tuple[Any, ...]:
-            with tf.GradientTape() as tape:
-                tape.watch([x, weights])
-                rows, counts, state = exchange.dispatch(tf.cast(x, dtype), chosen, experts)
-                assert rows.dtype == dtype  # noqa: B023
-                factors = tf.repeat(tf.range(held.start + 1.0, held.stop + 1.0), counts)
-                rows *= tf.cast(factors, dtype)[:, None]
-                y = exchange.combine(rows, weights, state)
-            return y, *tape.gradient(y, [x, weights], dy), counts
-
+        graph = exchange_of(exchange, experts, dtype)
         for name, chosen in cases.items():
             x, weights, dy = (rng.standard_normal(shape) for shape in ([tokens, width], [tokens, top], [tokens, width]))
             y, dx, dweights, counts = graph(
@@ -120,6 +109,25 @@ def check_exchange(mesh: Mesh) -> None:
             factors = chosen + 1.0
             mean = (factors * weights).sum(1, keepdims=True)
             for found, right in ((y, x * mean), (dx, dy * mean), (dweights, factors * (x * dy).sum(1, keepdims=True))):
-                np.testing.assert_allclose(found, right, rtol=tolerance, atol=tolerance * 10, err_msg=f"{name} {dtype.name}")
+                np.testing.assert_allclose(
+                    found, right, rtol=tolerance, atol=tolerance * 10, err_msg=f"{name} {dtype.name}"
+                )
             everyones = mesh.expert.all_gather(tf.constant(np.bincount(chosen.ravel(), minlength=experts), tf.int32))
             np.testing.assert_array_equal(counts, everyones.numpy().sum(0)[held.start : held.stop])
+
+
+def exchange_of(exchange: ExpertExchange, experts: int, dtype: Any) -> Any:
+    """A graph of y, the gradients of x and weights, and the rows each held expert had; expert i multiplies by i + 1."""
+    held = exchange.held(experts)
+
+    @tf.function(autograph=False)
+    def graph(x: Any, weights: Any, dy: Any, chosen: Any) -> tuple[Any, ...]:
+        with tf.GradientTape() as tape:
+            tape.watch([x, weights])
+            rows, counts, state = exchange.dispatch(tf.cast(x, dtype), chosen, experts)
+            assert rows.dtype == dtype
+            factors = tf.repeat(tf.range(held.start + 1.0, held.stop + 1.0), counts)
+            y = exchange.combine(rows * tf.cast(factors, dtype)[:, None], weights, state)
+        return y, *tape.gradient(y, [x, weights], dy), counts
+
+    return graph

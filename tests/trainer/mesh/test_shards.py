@@ -76,7 +76,7 @@ def test_every_process_is_once_in_each_kind_of_group(data: int, expert: int) -> 
 
 
 def test_an_impossible_mesh_is_refused() -> None:
-    with pytest.raises(Refused, match="mesh.expert is 3, which does not divide the model's 8 routed experts"):
+    with pytest.raises(Refused, match=r"mesh\.expert is 3, which does not divide the model's 8 routed experts"):
         Mesh(MeshConfig(expert=3)).exchange(CONFIG)
     with pytest.raises(Refused, match="2 processes, but the environment"):
         Mesh.join(MeshConfig(data=2), {})
@@ -94,7 +94,9 @@ def test_one_process_has_no_cluster_and_no_copies() -> None:
     gradients = [tf.ones([2])] * len(model.variables_in_order)
     assert all(one is other for one, other in zip(shards.reduce(gradients), gradients, strict=True))
     owned = shards.owned(optimizer_of(model, OptimizerConfig(), shards))
-    assert len({o.name for o in owned}) == len(owned) == 3 * len(model.variables_in_order) + len(model.router_biases) + 1
+    assert (
+        len({o.name for o in owned}) == len(owned) == 3 * len(model.variables_in_order) + len(model.router_biases) + 1
+    )
     for o in owned:
         assert o.written is not None
         assert o.variable[o.written].shape == o.shape
@@ -132,7 +134,7 @@ class Broken(Alone):
 
 
 def test_the_self_test_names_the_collective() -> None:
-    with pytest.raises(TokenmillError, match="^all_reduce over `data` in float32 gave .* is right"):
+    with pytest.raises(TokenmillError, match=r"^all_reduce over `data` in float32 gave .* is right"):
         self_test({"data": (Broken("all_reduce"), [0, 2])})
 
 
