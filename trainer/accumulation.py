@@ -39,7 +39,7 @@ def accumulate(loss_sums: LossSums, variables: Sequence[Variable], batch: Batch,
     if rows % microbatch:
         raise Refused(f"a batch of {rows} sequences cannot be cut into microbatches of {microbatch}; choose a divisor")
 
-    @tf.function
+    @tf.function(autograph=False)
     def part(index: Tensor) -> tuple[list[Tensor], Any]:
         begin = index * microbatch
         piece = {

@@ -1,4 +1,4 @@
-"""One training step in one graph: gradients by microbatches, clipping, AdamW, router biases.
+"""One training step in one graph: gradients by microbatches, their sum over processes, clipping, AdamW, router biases.
 
 C: components, E: experts.
 """
@@ -12,6 +12,7 @@ import tensorflow as tf  # type: ignore[import-untyped]
 
 from trainer.accumulation import Batch, accumulate
 from trainer.determinism import keep_sums_in_order
+from trainer.mesh import Mesh, Shards
 from trainer.model import LossOutput, Model, Normalizers, count, label_weights, update_router_bias
 from trainer.model.linear import Tensor
 from trainer.optimizer import AdamW, OptimizerConfig, squared_norm
@@ -29,21 +30,35 @@ class StepOutput(NamedTuple):
     applied: Tensor
 
 
-def optimizer_of(model: Model, config: OptimizerConfig) -> AdamW:
-    """AdamW over the model's weights, in the names and order of `Model.variables_in_order`, without router biases."""
+def optimizer_of(model: Model, config: OptimizerConfig, shards: Shards | None = None) -> AdamW:
+    """AdamW over the model's weights, in the names and order of `Model.variables_in_order`, without router biases.
+
+    shards: on a mesh of processes, over the parts of the weights that this process owns.
+    """
+    if shards is not None:
+        return AdamW(shards.parameters, config)
     return AdamW({variable.name.removesuffix(":0"): variable for variable in model.variables_in_order}, config)
 
 
 class TrainStep:
     """A model, its optimizer, and the step that moves both.
 
-    microbatch: sequences whose activations exist at a time; must divide every batch.
+    microbatch: sequences whose activations exist at a time in a process; must divide every batch.
     balance_weight: alpha of the sequence-wise auxiliary loss (V3: 1e-4).
     components: how many components records come from; 0 leaves losses by component out.
+    shards: of this model on a mesh of processes, the same that the optimizer was made for; each process then calls the
+        step with its own part of the global batch, all of one size, and with the same numbers. What the step returns
+        is of the global batch, the same in all processes. None: one process.
     """
 
     def __init__(
-        self, model: Model, optimizer: AdamW, microbatch: int, balance_weight: float = 1e-4, components: int = 0
+        self,
+        model: Model,
+        optimizer: AdamW,
+        microbatch: int,
+        balance_weight: float = 1e-4,
+        components: int = 0,
+        shards: Shards | None = None,
     ) -> None:
         keep_sums_in_order()
         self.model = model
@@ -51,7 +66,10 @@ class TrainStep:
         self.microbatch = microbatch
         self.balance_weight = balance_weight
         self.components = components
-        self._step = tf.function(self._graph)
+        self._shards = shards or Shards(Mesh(), model)
+        if [*map(id, optimizer.parameters.values())] != [*map(id, self._shards.parameters.values())]:
+            raise ValueError("the optimizer was made for other shards; give optimizer_of the shards of this step")
+        self._step = tf.function(self._graph, autograph=False)
 
     def __call__(
         self,
@@ -65,10 +83,16 @@ class TrainStep:
         """Train on a batch of the loader: tokens, segment_ids, positions, loss_mask [B, L+1], component [B].
 
         A loss or gradient norm that is not finite, or above max_loss or max_norm, leaves everything as it was.
-        A new batch shape is traced anew. Raises Refused if microbatch does not divide B.
+        A new batch shape is traced anew. Raises Refused if microbatch does not divide B, and PeerLost if another
+        process of the mesh is lost.
         """
         numbers = (learning_rate, bias_speed, mtp_weight, max_loss, max_norm)
-        return self._step(batch, *(tf.constant(number, tf.float32) for number in numbers))
+        arguments = (batch, *(tf.constant(number, tf.float32) for number in numbers))
+        if self._shards.mesh.processes > 1:
+            # Traced before others are waited for.
+            self._step.get_concrete_function(*arguments)
+        with self._shards.mesh.watched("training step"):
+            return self._step(*arguments)
 
     def _graph(
         self,
@@ -80,17 +104,23 @@ class TrainStep:
         max_norm: Tensor,
     ) -> StepOutput:
         weights = label_weights(batch["segment_ids"], batch["loss_mask"], len(self.model.mtp))
-        normalizers = count(batch["segment_ids"], weights)
+        everyone = self._shards.mesh.all
+        normalizers = everyone.total(count(batch["segment_ids"], weights))
 
         def loss_sums(part: Batch) -> tuple[Tensor, LossOutput]:
             losses = self._losses(part, mtp_weight, normalizers)
             return losses.total, losses
 
         gradients, losses = accumulate(loss_sums, self.model.variables_in_order, batch, self.microbatch)
-        norm = tf.sqrt(squared_norm(gradients))
-        # False for NaN, too.
+        gradients = self._shards.reduce(gradients)
+        # Every number of a gradient is owned by one process.
+        losses, squared = everyone.total((losses, squared_norm(gradients)))
+        norm = tf.sqrt(squared)
+        # False for NaN, too. All processes decide alike: they have the same bits.
         allowed = tf.math.is_finite(losses.total) & (losses.total <= max_loss) & (norm <= max_norm)
+        self._shards.take()
         norm, applied = self.optimizer.update(gradients, learning_rate, norm=norm, allowed=allowed)
+        self._shards.give()
         for bias, counts_E in zip(self.model.router_biases, tf.unstack(losses.expert_counts), strict=True):
             bias.assign(update_router_bias(bias, counts_E, tf.where(applied, bias_speed, 0.0)))
         return StepOutput(losses, norm, applied)

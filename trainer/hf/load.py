@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -132,10 +132,14 @@ def _json(path: Path) -> Any:
     return value
 
 
-def tensors_of(model: Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of the model's checkpoint with its float32 value, in order; no copies of shared ones."""
+def tensors_of(model: Model, values: Mapping[str, np.ndarray] | None = None) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of the model's checkpoint with its float32 value, in order; no copies of shared ones.
+
+    values: of all variables by name, whole, where the model itself holds a part; None: the model's own.
+    """
     for variable in [*model.variables_in_order, *model.router_biases]:
-        value = variable.numpy()
-        for piece in pieces(_plain(variable.name), value.shape):
+        name = _plain(variable.name)
+        value = variable.numpy() if values is None else values[name]
+        for piece in pieces(name, value.shape):
             place = value if piece.expert is None else value[piece.expert]
             yield piece.name, place if piece.rows is None else place[slice(*piece.rows)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,22 +25,24 @@ def save_pretrained(
     folder: str | Path,
     dtype: Literal["float32", "bfloat16"] = "float32",
     shard_bytes: int = 5_000_000_000,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write the model into `folder`, which must be empty or not there: weights as dtype, router biases as float32.
 
-    shard_bytes: a file's tensors take at most this, a single larger tensor aside. Raises Refused if the folder holds
-    anything, or if the model's experts are spread over processes.
+    shard_bytes: a file's tensors take at most this, a single larger tensor aside. values: what `Mesh.gathered` gave,
+    where the model's experts are spread over processes. Raises Refused if the folder holds anything, or if values are
+    needed and not given.
     """
     folder = Path(folder)
     experts = model.config.n_routed_experts
-    if len(model.exchange.held(experts)) != experts:
-        raise Refused("a model whose experts are spread over processes cannot be exported by one of them")
+    if values is None and len(model.exchange.held(experts)) != experts:
+        raise Refused("a model whose experts are spread over processes is exported with values=mesh.gathered(model)")
     if folder.exists() and any(folder.iterdir()):
         raise Refused(f"{folder}: is not empty; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _planned(model, dtype, shard_bytes)
+    shards = _planned(model, values, dtype, shard_bytes)
     names = [SINGLE] if len(shards) == 1 else [_part(number, len(shards)) for number in range(1, len(shards) + 1)]
-    stream = _all_tensors(model, dtype)
+    stream = _all_tensors(model, values, dtype)
     for name, members in zip(names, shards, strict=True):
         save_file(dict(next(stream) for _ in members), folder / name, metadata={"format": "pt"})
     index = {
@@ -56,20 +58,22 @@ def _part(number: int, of: int) -> str:
     return f"model-{number:05d}-of-{of:05d}.safetensors"
 
 
-def _all_tensors(model: Model, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _all_tensors(model: Model, values: Mapping[str, np.ndarray] | None, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the files, as they are stored; what MTP modules share stands once more at the end for each."""
-    for name, value in tensors_of(model):
+    for name, value in tensors_of(model, values):
         yield name, np.ascontiguousarray(value if name.endswith(BIAS) else value.astype(_DTYPES[dtype]))
-    shared = {"model.embed_tokens.weight": model.embedding, "lm_head.weight": model.head}
+    shared = values or {"model.embed_tokens.weight": model.embedding.numpy(), "lm_head.weight": model.head.numpy()}
     for copy, original in repeats(model.config).items():
-        yield copy, shared[original].numpy().astype(_DTYPES[dtype])
+        yield copy, shared[original].astype(_DTYPES[dtype])
 
 
-def _planned(model: Model, dtype: str, shard_bytes: int) -> list[list[tuple[str, int]]]:
+def _planned(
+    model: Model, values: Mapping[str, np.ndarray] | None, dtype: str, shard_bytes: int
+) -> list[list[tuple[str, int]]]:
     """Names and sizes of each file's tensors."""
     shards: list[list[tuple[str, int]]] = [[]]
     filled = 0
-    for name, value in _all_tensors(model, dtype):
+    for name, value in _all_tensors(model, values, dtype):
         if shards[-1] and filled + value.nbytes > shard_bytes:
             shards.append([])
             filled = 0

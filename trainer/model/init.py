@@ -21,6 +21,7 @@ class Variables:
     def __init__(self, seed: int, std: float) -> None:
         self._seed, self._std = seed, std
         self.trainable: list[tf.Variable] = []
+        self.expert_names: set[str] = set()
         self.router_biases: list[tf.Variable] = []
 
     def weight(self, name: str, shape: Sequence[int]) -> Tensor:
@@ -32,6 +33,7 @@ class Variables:
         values = np.empty([len(held), *shape], np.float32)
         for row, expert in enumerate(held):
             values[row] = self._draw(f"{name}.{expert}", shape)
+        self.expert_names.add(name)
         return self._add(name, values)
 
     def norm(self, name: str, width: int) -> Tensor:

@@ -35,8 +35,7 @@ class ModelOutput:
     expert_counts: Tensor
 
 
-@dataclass(frozen=True)
-class Normalizers:
+class Normalizers(NamedTuple):
     """What sums are divided by, float32: main: labels; mtp: labels of each MTP module, [modules]; sequences: those
     with a real token. Added up over microbatches and processes they make losses and gradients those of the whole step.
     """
@@ -130,6 +129,8 @@ class Model(tf.Module):
             self.mtp.append((join, layer(index), variables.norm(f"{prefix}.shared_head.norm.weight", width)))
         self.variables_in_order: tuple[tf.Variable, ...] = tuple(variables.trainable)
         self.router_biases: tuple[tf.Variable, ...] = tuple(variables.router_biases)
+        # Of the variables that hold experts, those of this process alone.
+        self.expert_names = frozenset(variables.expert_names)
 
     def __call__(
         self, tokens_BT: Tensor, segment_ids_BT: Tensor | None = None, positions_BT: Tensor | None = None
