@@ -20,6 +20,7 @@ demo: setup
 	$(BIN)/python -m pipelines explain $(DEMO) --a-drop
 	$(BIN)/python -m loader show $(DEMO) --view 256 --position 6
 	$(BIN)/python -m loader trace $(DEMO) --view 256 --position 6 --token 10
+	rm -rf $(TRAINING)
 	$(BIN)/python -m trainer run configs/train_demo.yaml
 	$(BIN)/python -m trainer generate $(TRAINING) --prompt "def main(" --tokens 40
 

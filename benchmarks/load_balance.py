@@ -24,8 +24,9 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.training.config import RunConfig
-from trainer.training.loop import Trainer, run
+from trainer.training.loop import run
 from trainer.training.records import Callback, StepRecord, utilisation
+from trainer.training.trainer import Trainer
 
 LAST, SAMPLE = 50, 256
 GAMMAS = (1e-3, 0.0)

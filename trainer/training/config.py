@@ -12,6 +12,7 @@ from loader import Shards
 from schemas import yaml_config
 from schemas.errors import Refused
 from trainer.config import ModelConfig, Precision, Strict, parse_model_config
+from trainer.mesh import MeshConfig
 from trainer.optimizer import OptimizerConfig
 from trainer.presets import preset
 from trainer.schedules import BatchRamp, BatchSize, Schedules
@@ -56,7 +57,8 @@ class RunConfig(Strict):
     initial: a folder in Hugging Face's format whose weights the run begins with; the architecture must be the same.
     precision: of matrix products and activations. Weights, sums and what is sensitive are float32 with either.
     recompute: make activations again in the backward pass instead of keeping them.
-    microbatch: sequences whose activations exist at a time; None: the whole batch.
+    mesh: the processes that train together; each is started on its own (docs/mesh.md).
+    microbatch: sequences whose activations exist at a time in a process; None: its whole part of the batch.
     balance_weight: alpha of the sequence-wise auxiliary loss.
     document_masking: whether tokens see only their own document; V3 trains without.
     log_every: steps between two lines of progress; metrics.jsonl has every step.
@@ -70,6 +72,7 @@ class RunConfig(Strict):
     precision: Precision = "float32"
     recompute: bool = False
     schedules: Schedules
+    mesh: MeshConfig = MeshConfig()
     microbatch: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     balance_weight: float = Field(default=1e-4, ge=0)
@@ -80,16 +83,20 @@ class RunConfig(Strict):
 
     @model_validator(mode="after")
     def _microbatches_fit(self) -> Self:
+        processes = self.mesh.processes
         for sequences in _batch_sizes(self.schedules.batch_size):
-            if sequences % self.rows(sequences):
+            if sequences % processes:
+                raise ValueError(f"{processes} processes must divide every batch; {sequences} sequences are one")
+            if sequences // processes % self.rows(sequences):
                 raise ValueError(
                     f"microbatch ({self.microbatch}) must divide every batch; {sequences} sequences are one"
+                    + (f", {sequences // processes} of a process" if processes > 1 else "")
                 )
         return self
 
     def rows(self, sequences: int) -> int:
-        """Sequences of a microbatch, in a batch of so many."""
-        return self.microbatch or sequences
+        """Sequences of a microbatch in each process, in a batch of so many."""
+        return self.microbatch or sequences // self.mesh.processes
 
     def dump_yaml(self) -> str:
         """The config with every default written out, as YAML that `load_run_config` reads back."""
@@ -133,6 +140,11 @@ def model_config(config: RunConfig, shards: Shards) -> ModelConfig:
         raise Refused(
             f"model.vocab_size is {model.vocab_size}, but {shards.folder} has tokens up to {info.vocab_size - 1}: "
             f"leave it out, or give {info.vocab_size} or more"
+        )
+    if shards.order.lanes % config.mesh.processes:
+        raise Refused(
+            f"the mesh has {config.mesh.processes} processes, which do not divide the {shards.order.lanes} lanes of "
+            f"{shards.folder}: each process reads whole lanes"
         )
     if model.max_position_embeddings < length:
         raise Refused(

@@ -83,7 +83,7 @@ def scalars(name: str, content: Any) -> Iterator[tuple[str, float]]:
 class Terminal(Callback):
     """Progress on stderr: a bar on a terminal; and a line every `every` steps, every skipped step and validation."""
 
-    def __init__(self, stop: Stop, every: int, step: int, tokens: int) -> None:
+    def __init__(self, stop: Stop, every: int) -> None:
         self._stop, self._every = stop, every
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
@@ -95,9 +95,7 @@ class Terminal(Callback):
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task(
-                "training", total=stop.steps or stop.tokens, completed=self._at(step, tokens)
-            )
+            self._task = self._bar.add_task("training", total=stop.steps or stop.tokens)
             self._bar.start()
 
     def say(self, sentence: str) -> None:

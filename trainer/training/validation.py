@@ -7,23 +7,27 @@ import time
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from loader import Shards
+from trainer.mesh import Mesh
 from trainer.model import Model
 from trainer.model.linear import Tensor
 from trainer.training.records import ValidationRecord
 
 
 class Validation:
-    """Reads a view's validation split, `rows` records at a time.
+    """Reads a view's validation split, `rows` records at a time in each process of a mesh.
 
     records: of a component, at most, rounded up to whole batches; None: all.
     """
 
-    def __init__(self, model: Model, shards: Shards, rows: int, records: int | None, document_masking: bool) -> None:
-        self._model, self._shards, self._rows, self._masking = model, shards, rows, document_masking
+    def __init__(
+        self, model: Model, shards: Shards, mesh: Mesh, rows: int, records: int | None, document_masking: bool
+    ) -> None:
+        self._model, self._shards, self._mesh, self._masking = model, shards, mesh, document_masking
+        self._rows = rows * mesh.processes
         self._batches = {
-            name: -(-min(there, records or there) // rows) for name, there in sorted(shards.validation.items())
+            name: -(-min(there, records or there) // self._rows) for name, there in sorted(shards.validation.items())
         }
-        self._sums = tf.function(self._graph)
+        self._sums = tf.function(self._graph, autograph=False)
 
     def _graph(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         component = tf.where(batch["component"] < 0, -1, 0)
@@ -35,7 +39,7 @@ class Validation:
             component=component,
             components=1,
         )
-        return losses.component_losses[0], losses.component_tokens[0]
+        return tuple(self._mesh.all.total((losses.component_losses[0], losses.component_tokens[0])))
 
     def __call__(self, step: int, position: int, tokens: int) -> ValidationRecord | None:
         """Losses now, said to be after `step`; None if the view holds out nothing."""
@@ -43,10 +47,18 @@ class Validation:
         losses: dict[str, float] = {}
         labels: dict[str, int] = {}
         for name, batches in self._batches.items():
-            data = self._shards.dataset(self._rows, split="validation", component=name, document_masking=self._masking)
+            data = self._shards.dataset(
+                self._rows,
+                self._mesh.rank,
+                self._mesh.processes,
+                split="validation",
+                component=name,
+                document_masking=self._masking,
+            )
             loss, count = 0.0, 0
             for batch in data.take(batches):
-                summed, met = self._sums(batch)
+                with self._mesh.watched("validation"):
+                    summed, met = self._sums(batch)
                 loss += float(summed)
                 count += int(met)
             if count:

@@ -39,6 +39,8 @@ def ramp(**changes: Any) -> dict[str, Any]:
         ({"stop": {"steps": 1, "tokens": 1}}, ["stop: give steps or tokens, one of the two"]),
         ({"stop": {"steps": 0}}, ["stop.steps: ", "greater than or equal to 1"]),
         ({"microbatch": 3}, ["microbatch (3) must divide every batch; 8 sequences are one"]),
+        ({"mesh": {"data": 3}}, ["3 processes must divide every batch; 8 sequences are one"]),
+        ({"mesh": {"data": 4}, "microbatch": 4}, ["microbatch (4)", "8 sequences are one, 2 of a process"]),
         ({"schedules": ramp(), "microbatch": 8}, ["microbatch (8) must divide every batch; 12 sequences are one"]),
         ({"schedules": ramp(multiple=3)}, ["schedules.batch_size: start (8) must be a multiple of multiple (3)"]),
         ({"schedules": ramp(ends=3)}, ["unknown key schedules.batch_size.ends; did you mean 'end'?", "multiple)"]),

@@ -14,11 +14,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
 
 from loader import Shards
 from pipelines.tokenizer import Tokenizer
 from schemas.errors import Refused
 from tests.conftest import ROOT
+from tests.trainer.mesh.launch import finish, start
 from tests.trainer.training.configs import content
 from trainer.exchange import export_model, import_model
 from trainer.generate import choose, generate
@@ -26,9 +28,10 @@ from trainer.hf import load_pretrained
 from trainer.model import label_weights
 from trainer.text import Text
 from trainer.training.config import RunConfig
-from trainer.training.loop import Trainer, run
+from trainer.training.loop import run
 from trainer.training.records import Callback, StepRecord, ValidationRecord, utilisation
 from trainer.training.sinks import scalars
+from trainer.training.trainer import Trainer
 
 
 class Told(Callback):
@@ -122,8 +125,6 @@ def test_files_hold_what_was_reported(finished: tuple[Trainer, Told, Path]) -> N
 
 
 def told_data(output: Path) -> str:
-    import yaml  # noqa: PLC0415
-
     return str(yaml.safe_load((output / "config.yaml").read_text())["data"])
 
 
@@ -151,6 +152,38 @@ def test_exported_and_imported_weights_begin_another_run(
         np.testing.assert_array_equal(one, other)
     with pytest.raises(Refused, match="has vocab_size 800, the config's model has 900"):
         Trainer(config, trainer.shards, trainer.model.config.model_copy(update={"vocab_size": 900}))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(finished: tuple[Trainer, Told, Path]) -> None:
+    trainer, _, output = finished
+    before = (output / "metrics.jsonl").read_bytes()
+    with pytest.raises(Refused, match="holds a run already"):
+        run(trainer.config)
+    assert (output / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"data": 2}, {"expert": 2}], ids=str)
+def test_two_processes_report_what_one_does(
+    finished: tuple[Trainer, Told, Path], small_run: Path, tmp_path: Path, mesh: dict[str, int]
+) -> None:
+    trainer, told, output = finished
+    path = tmp_path / "train.yaml"
+    given = yaml.safe_load((output / "config.yaml").read_text())
+    path.write_text(yaml.safe_dump(given | {"output": str(tmp_path / "out"), "mesh": mesh, "microbatch": 2}))
+    finish(start("trainer", 2, "run", str(path)))
+    lines = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["position"] for line in steps] == [record.position for record in told.steps]
+    assert [line["labels"] for line in steps] == [record.labels for record in told.steps]
+    assert steps[0]["loss"] == pytest.approx(told.steps[0].loss, rel=1e-6)
+    np.testing.assert_allclose([line["loss"] for line in steps], [record.loss for record in told.steps], rtol=1e-4)
+    validations = [line["loss"] for line in lines if line["kind"] == "validation"]
+    np.testing.assert_allclose(validations, [record.loss for record in told.validations], rtol=1e-4)
+    assert lines[0]["labels"] == dict(told.validations[0].labels)
+    again = load_pretrained(tmp_path / "out/model")
+    for one, other in zip(trainer.model.variables_in_order, again.variables_in_order, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)
 
 
 def test_prompts_are_encoded_as_documents_were(finished: tuple[Trainer, Told, Path], small_run: Path) -> None:
