@@ -14,7 +14,7 @@ from trainer.plan.devices import Device
 from trainer.plan.parameters import flops_per_token, parameters
 
 CHECKPOINT_SHARE = 0.54
-"""Bytes of a checkpoint by 12 bytes a parameter: FP32 weights and BF16 moments, compressed (docs/checkpoints.md)."""
+"""Bytes of a checkpoint by 12 bytes a parameter: FP32 weights and BF16 moments, compressed."""
 
 
 @dataclass(frozen=True)
