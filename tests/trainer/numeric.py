@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
 
@@ -60,3 +61,26 @@ def loss_and_gradients(model: Any, batch: dict[str, Any], graph: bool = False, *
 
     output, gradients = (tf.function(step) if graph else step)()
     return output, gradients
+
+
+def quantised(x: Any, tile: tuple[int | None, int | None], power_of_two: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """E4M3 values of x [N, K] and float32 scales [n, k], a tile at a time, by ml_dtypes' cast."""
+    x = np.asarray(x, np.float32)
+    rows, columns = (side or max(1, size) for side, size in zip(tile, x.shape, strict=True))
+    values = np.zeros(x.shape, ml_dtypes.float8_e4m3fn)
+    scales = np.zeros([-(-x.shape[0] // rows), -(-x.shape[1] // columns)], np.float32)
+    for i, j in np.ndindex(*scales.shape):
+        place = np.s_[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns]
+        scale = np.maximum(np.abs(x[place]).max(), np.float32(1e-4)) / np.float32(448)
+        if power_of_two:
+            scale = np.exp2(np.ceil(np.log2(scale.astype(np.float64)))).astype(np.float32)
+        values[place] = np.clip(x[place] / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+        scales[i, j] = scale
+    return values, scales
+
+
+def meaning(values: np.ndarray, scales: np.ndarray, tile: tuple[int | None, int | None]) -> np.ndarray:
+    """Value times scale: float32 [N, K]."""
+    rows, columns = (side or max(1, size) for side, size in zip(tile, values.shape, strict=True))
+    each = np.repeat(np.repeat(scales, rows, axis=0), columns, axis=1)
+    return values.astype(np.float32) * each[: values.shape[0], : values.shape[1]]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
 
-from trainer.model.linear import Tensor
+from trainer.model.linear import Tensor, matmul
 
 TILE = 128
 # Less than any score and more than minus infinity, whose differences are no numbers.
@@ -114,7 +114,7 @@ def _causal(size: int) -> Tensor:
 
 def _scores(q_BHbK: Tensor, k_BHbK: Tensor, segments: tuple[Tensor, Tensor] | None, causal: Tensor | None) -> Tensor:
     """Scores of a tile, float32 [B, H, b, b]: rows queries, columns keys."""
-    s_BHbb = tf.cast(tf.matmul(q_BHbK, k_BHbK, transpose_b=True), tf.float32)
+    s_BHbb = matmul(q_BHbK, k_BHbK, transpose_b=True, dtype=tf.float32)
     if segments is not None:
         apart_Bbb = segments[0][:, :, None] != segments[1][:, None, :]
         bias = tf.cast(apart_Bbb, tf.float32)[:, None] * _NEVER
@@ -146,7 +146,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> tuple[
         return None if segments is None else (segments[i], segments[j])
 
     def product(p_BHbb: Tensor, j: Any) -> Tensor:
-        return tf.cast(tf.matmul(tf.cast(p_BHbb, v.dtype), v[j]), tf.float32)
+        return matmul(tf.cast(p_BHbb, v.dtype), v[j], dtype=tf.float32)
 
     def row(i: Any, outputs: Any, lses: Any) -> Any:
         # The tile on the diagonal first: there each row sees itself, so that m is a score from the start.
@@ -182,12 +182,12 @@ def _backward(
         q_i, k_j, do_i = q[i], k[j], do[i]
         s = _scores(q_i, k_j, None if segments is None else (segments[i], segments[j]), mask)
         p = tf.exp(s - lse[i])
-        ds = p * (tf.cast(tf.matmul(do_i, v[j], transpose_b=True), tf.float32) - delta[i])
+        ds = p * (matmul(do_i, v[j], transpose_b=True, dtype=tf.float32) - delta[i])
         p, ds = tf.cast(p, q.dtype), tf.cast(ds, q.dtype)
         return (
-            tf.cast(tf.matmul(ds, k_j), tf.float32),
-            tf.cast(tf.matmul(ds, q_i, transpose_a=True), tf.float32),
-            tf.cast(tf.matmul(p, do_i, transpose_a=True), tf.float32),
+            matmul(ds, k_j, dtype=tf.float32),
+            matmul(ds, q_i, transpose_a=True, dtype=tf.float32),
+            matmul(p, do_i, transpose_a=True, dtype=tf.float32),
         )
 
     def column(j: Any, dqs: Any, dks: Any, dvs: Any) -> Any:

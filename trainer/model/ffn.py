@@ -58,7 +58,7 @@ class DenseFeedForward(tf.Module):
         linear = self._linear
 
         def inner(x_BTD: Tensor, norm: Tensor, gate_up: Tensor) -> Tensor:
-            return linear(rms_norm(x_BTD, norm, self._eps, linear.dtype), gate_up)
+            return linear(rms_norm(x_BTD, norm, self._eps, linear.dtype), gate_up, parts=2)
 
         keep: Any = recomputed if self._recompute else direct
         return down_projection(linear, self._recompute, keep(inner, x_BTD, self.norm, self.gate_up), self.down)

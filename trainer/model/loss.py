@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf  # type: ignore[import-untyped]
 
-from trainer.model.linear import Tensor
+from trainer.model.linear import Tensor, matmul
 
 ROWS = 512
 
@@ -36,16 +36,16 @@ def head_loss(x_ND: Tensor, head_VD: Tensor, labels_N: Tensor, weights_N: Tensor
             # One chunk after another: otherwise the logits of all could be made before any is used.
             with tf.control_dependencies(losses[-1:]):
                 x, label, weight = x_ND[part], labels_N[part], weights_N[part][:, None]
-                logits = tf.cast(tf.matmul(x, cast_VD, transpose_b=True), tf.float32)
+                logits = matmul(x, cast_VD, transpose_b=True, dtype=tf.float32)
                 p = tf.nn.softmax(logits)
                 # log sum exp = max(logits) - log(max(p)), and max(p) >= 1 / V.
                 highest = tf.reduce_max(logits, axis=-1) - tf.math.log(tf.reduce_max(p, axis=-1))
                 losses.append(highest - tf.gather(logits, label, batch_dims=1))
                 at = tf.stack([tf.range(tf.size(label)), label], axis=1)
                 d = tf.cast(tf.tensor_scatter_nd_sub(p, at, tf.ones_like(losses[-1])), x.dtype)
-                dxs.append(tf.cast(tf.matmul(d, cast_VD), tf.float32) * weight)
+                dxs.append(matmul(d, cast_VD, dtype=tf.float32) * weight)
                 weighted = tf.cast(tf.cast(x, tf.float32) * weight, x.dtype)
-                dhead = tf.cast(tf.matmul(d, weighted, transpose_a=True), tf.float32)
+                dhead = matmul(d, weighted, transpose_a=True, dtype=tf.float32)
                 dhead_VD = dhead if dhead_VD is None else dhead_VD + dhead
         each_N = tf.concat(losses, axis=0)
 

@@ -128,7 +128,7 @@ class ExpertFeedForward(tf.Module):
             normed_ND = tf.reshape(rms_norm(x_BTD, norm, config.rms_norm_eps, tf.float32), [-1, x_BTD.shape[-1]])
             scores_NE = tf.sigmoid(tf.matmul(normed_ND, router, transpose_b=True))
             normed_ND = tf.cast(normed_ND, linear.dtype)
-            return normed_ND, scores_NE, linear(normed_ND, shared_gate_up)
+            return normed_ND, scores_NE, linear(normed_ND, shared_gate_up, parts=2)
 
         keep: Any = recomputed if self._recompute else direct
         normed_ND, scores_NE, shared_NF = keep(first, x_BTD, self.norm, self.router, self.shared_gate_up)
@@ -152,5 +152,5 @@ class ExpertFeedForward(tf.Module):
             tf.unstack(self.down),
             strict=True,
         ):
-            outputs.append(down_projection(linear, self._recompute, linear(rows, gate_up), down))
+            outputs.append(down_projection(linear, self._recompute, linear(rows, gate_up, parts=2), down))
         return tf.concat(outputs, axis=0)

@@ -10,20 +10,24 @@ B: sequences, T: positions, D: model width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from trainer.config import ModelConfig
 from trainer.model.init import Variables
-from trainer.model.linear import Linear, Tensor
+from trainer.model.linear import PlainLinear, Tensor
 from trainer.model.norm import rms_norm
 
 
 class Join(tf.Module):
-    """eh_proj(concat(enorm(embedding), hnorm(hidden)))."""
+    """eh_proj(concat(enorm(embedding), hnorm(hidden))), its product in `dtype` under every precision: published FP8
+    weights leave eh_proj in bfloat16.
+    """
 
-    def __init__(self, config: ModelConfig, prefix: str, variables: Variables, linear: Linear) -> None:
+    def __init__(self, config: ModelConfig, prefix: str, variables: Variables, dtype: Any) -> None:
         super().__init__()
-        self._eps, self._linear = config.rms_norm_eps, linear
+        self._eps, self._linear = config.rms_norm_eps, PlainLinear(dtype)
         width = config.hidden_size
         self.enorm = variables.norm(f"{prefix}.enorm.weight", width)
         self.hnorm = variables.norm(f"{prefix}.hnorm.weight", width)

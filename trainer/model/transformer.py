@@ -18,7 +18,7 @@ import tensorflow as tf  # type: ignore[import-untyped]
 from trainer.config import ModelConfig
 from trainer.model.ffn import DenseFeedForward
 from trainer.model.init import Variables
-from trainer.model.linear import Linear, PlainLinear, Tensor
+from trainer.model.linear import Linear, PlainLinear, Tensor, matmul
 from trainer.model.loss import head_loss
 from trainer.model.mla import LatentAttention
 from trainer.model.moe import Exchange, ExpertFeedForward, Load, LocalExchange
@@ -125,7 +125,7 @@ class Model(tf.Module):
         self.mtp = []
         for index in range(depth, depth + config.num_nextn_predict_layers):
             prefix = f"model.layers.{index}"
-            join = Join(config, prefix, variables, self.linear)
+            join = Join(config, prefix, variables, self.linear.dtype)
             self.mtp.append((join, layer(index), variables.norm(f"{prefix}.shared_head.norm.weight", width)))
         self.variables_in_order: tuple[tf.Variable, ...] = tuple(variables.trainable)
         self.router_biases: tuple[tf.Variable, ...] = tuple(variables.router_biases)
@@ -143,13 +143,14 @@ class Model(tf.Module):
         tokens_BT = tf.convert_to_tensor(tokens_BT)
         x_BTD, loads, _ = self._main(tokens_BT, segment_ids_BT, positions_BT)
         normed_BTD = rms_norm(x_BTD, self.norm, self.config.rms_norm_eps, self.linear.dtype)
-        logits = tf.matmul(
+        logits = matmul(
             tf.reshape(normed_BTD, [-1, self.config.hidden_size]),
             tf.cast(self.head, self.linear.dtype),
             transpose_b=True,
+            dtype=tf.float32,
         )
         return ModelOutput(
-            tf.reshape(tf.cast(logits, tf.float32), [*tokens_BT.shape, self.config.vocab_size]),
+            tf.reshape(logits, [*tokens_BT.shape, self.config.vocab_size]),
             self._counts(loads),
         )
 
