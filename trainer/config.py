@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from schemas import yaml_config
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "fp8_block", "fp8_tensor"]
 
 
 class Strict(yaml_config.Strict):

@@ -193,10 +193,11 @@ def test_a_batch_without_labels_has_no_loss_and_no_nan(model):
 
 
 def test_bfloat16_is_near_float32():
-    config = tiny(initializer_range=0.05)
+    # All experts for every token: a choice that rounding turns over moves a gradient by more than rounding does.
+    config = tiny(initializer_range=0.05, num_experts_per_tok=8, n_group=1, topk_group=1)
     exact, rough = Model(config, seed=4), Model(config, seed=4, linear=PlainLinear(tf.bfloat16))
     assert {variable.dtype for variable in rough.variables_in_order} == {tf.float32}
     (a, ga), (b, gb) = (loss_and_gradients(m, packed(), **WEIGHTS) for m in (exact, rough))
     assert float(b["total"]) == pytest.approx(float(a["total"]), rel=2e-3)
     whole = [tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0) for gradients in (ga, gb)]
-    assert relative(whole[1], whole[0]) < 0.05
+    assert relative(whole[1], whole[0]) < 0.02

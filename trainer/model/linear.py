@@ -47,9 +47,9 @@ def on_rows(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, w_OI: Tensor
 def matmul(a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False, dtype: Any = None) -> Tensor:
     """Product of [..., rows, columns] of one type, summed in float32 and rounded to nearest; in `dtype`, or that type.
 
-    On CPUs without bfloat16 instructions TensorFlow cuts a bfloat16 product off instead: it is 0.28 % too small, in each
-    layer again. There the factors are cast to float32, which is as fast; those casts are kept where TensorFlow makes the
-    gradient, so call this where the gradient is written out.
+    On CPUs without bfloat16 instructions TensorFlow cuts a bfloat16 product off instead: it is 0.28 % too small, in
+    each layer again. There the factors are cast to float32, which is as fast; those casts are kept where TensorFlow
+    makes the gradient, so call this where the gradient is written out.
     """
     dtype = dtype or a.dtype
     if a.dtype == tf.bfloat16 and _bfloat16_is_cut_off():

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import tensorflow as tf  # type: ignore[import-untyped]
 
+from trainer.config import Precision
 from trainer.model.linear import Linear, PlainLinear
 from trainer.precision.linears import Fp8BlockLinear, Fp8Linear, Fp8TensorLinear
 
-__all__ = ["Fp8BlockLinear", "Fp8Linear", "Fp8TensorLinear", "Policy", "linear_for"]
-
-Policy = Literal["float32", "bfloat16", "fp8_block", "fp8_tensor"]
+__all__ = ["Fp8BlockLinear", "Fp8Linear", "Fp8TensorLinear", "linear_for"]
 
 
-def linear_for(policy: Policy) -> Linear:
+def linear_for(policy: Precision) -> Linear:
     """The linear of a policy.
 
     float32, bfloat16: products and activations of that type. fp8_block: products of FP8 with a scale a tile, the recipe

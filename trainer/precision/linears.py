@@ -1,7 +1,7 @@
 """Linears whose three products have both factors in E4M3 (arXiv 2412.19437, section 3.3).
 
-Fprop y = x w^T, Dgrad dx = dy w, Wgrad dw = dy^T x. Values are quantised, then multiplied as what they mean: y and dx by
-products of bfloat16, dw by one of float32. All sums are float32.
+Fprop y = x w^T, Dgrad dx = dy w, Wgrad dw = dy^T x. Values are quantised, then multiplied as what they mean: y and dx
+by products of bfloat16, dw by one of float32. All sums are float32.
 
 N: rows, I: input features, O: output features. Weights stand as Hugging Face stores them, [O, I].
 """

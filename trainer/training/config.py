@@ -55,7 +55,7 @@ class RunConfig(Strict):
         eos_token_id are the view's tokenizer's where they are left out.
     seed: of the first weights.
     initial: a folder in Hugging Face's format whose weights the run begins with; the architecture must be the same.
-    precision: of matrix products and activations. Weights, sums and what is sensitive are float32 with either.
+    precision: of matrix products (docs/fp8.md). Weights, sums and what is sensitive are float32 with each.
     recompute: make activations again in the backward pass instead of keeping them.
     mesh: the processes that train together; each is started on its own (docs/mesh.md).
     microbatch: sequences whose activations exist at a time in a process; None: its whole part of the batch.

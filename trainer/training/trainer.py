@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import tensorflow as tf  # type: ignore[import-untyped]
 
 from loader import Shards
 from schemas.errors import Refused
@@ -16,7 +15,8 @@ from trainer import mesh as meshes
 from trainer.config import ModelConfig
 from trainer.hf import load_pretrained
 from trainer.mesh import Mesh
-from trainer.model import Model, PlainLinear
+from trainer.model import Model
+from trainer.precision import linear_for
 from trainer.schedules import Settings
 from trainer.step import StepOutput, TrainStep, optimizer_of
 from trainer.training.config import RunConfig
@@ -55,7 +55,7 @@ class Trainer:
 
     def __init__(self, config: RunConfig, shards: Shards, architecture: ModelConfig, mesh: Mesh | None = None) -> None:
         self.config, self.shards, self.mesh = config, shards, mesh or Mesh()
-        linear = PlainLinear(tf.as_dtype(config.precision))
+        linear = linear_for(config.precision)
         exchange = self.mesh.exchange(architecture)
         self.model = Model(architecture, config.seed, linear, config.recompute, exchange)
         if config.initial is not None:
