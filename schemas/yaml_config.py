@@ -43,9 +43,16 @@ class _Yaml(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Yaml` reads: text that looks like its numbers is quoted."""
+
+
+for _side in (_Yaml, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def load(model: type[ModelT], path: str | Path, replaced: Mapping[str, Any] | None = None) -> ModelT:
@@ -89,9 +96,9 @@ def parse(model: type[ModelT], raw: Any, origin: str) -> ModelT:
 
 def dump_yaml(content: Any) -> str:
     """JSON-like content as YAML that `parse_yaml` reads back."""
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     if any(mark in text for mark in "\x85\u2028\u2029"):  # PyYAML folds these line breaks: escape them
-        text = yaml.safe_dump(content, sort_keys=False)
+        text = yaml.dump(content, Dumper=_Dumper, sort_keys=False)
     return text
 
 
