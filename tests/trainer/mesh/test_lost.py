@@ -33,6 +33,7 @@ def said() -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "at_most"), [("kill", HEARTBEAT), ("stop", HEARTBEAT), ("hang", PATIENCE)])
 def test_a_lost_process_is_an_error_in_the_other(said: dict[str, list[str]], how: str, at_most: float) -> None:
     assert len(said[how]) == 2, said[how]

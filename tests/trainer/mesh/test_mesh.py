@@ -18,7 +18,7 @@ from tests.trainer.mesh.worker import CONFIG
 from trainer.hf import load_pretrained, save_pretrained
 from trainer.model import Model
 
-SHAPES = [(2, 1), (1, 2), (2, 2)]
+SHAPES = [(2, 1), (1, 2), pytest.param((2, 2), marks=pytest.mark.slow)]
 
 
 @dataclass
@@ -56,7 +56,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained((1, 1), tmp_path_factory.mktemp("alone"))
 
 
-@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+@pytest.fixture(scope="module", params=SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 def meshed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained(request.param, tmp_path_factory.mktemp("meshed"))
 
