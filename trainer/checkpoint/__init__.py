@@ -4,7 +4,7 @@
 reads any slice of it (trainer.checkpoint.load). docs/checkpoints.md says what is guaranteed.
 """
 
-from trainer.checkpoint.load import ArrayInfo, Checkpoint, Found, Quarantined, newest_good, open_step
+from trainer.checkpoint.load import ArrayInfo, Checkpoint, Found, Quarantined, abandon_after, newest_good, open_step
 from trainer.checkpoint.pieces import Owned
 from trainer.checkpoint.records import Damaged
 from trainer.checkpoint.retention import Retention
@@ -21,6 +21,7 @@ __all__ = [
     "Quarantined",
     "Retention",
     "Saver",
+    "abandon_after",
     "newest_good",
     "open_step",
 ]

@@ -36,6 +36,9 @@ def write_synced(path: str, data: bytes) -> None:
         while view:  # a write may be cut short where the disk is full or a limit is near; the next one says why
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = path
+        raise
     finally:
         os.close(descriptor)
 

@@ -21,7 +21,6 @@ from trainer.checkpoint import arrays, files, records
 from trainer.checkpoint.pieces import by_name, cover
 from trainer.checkpoint.records import Commit, Damaged, Manifest, Piece
 
-QUARANTINED = "quarantined-"
 READERS = 4  # files hashed at a time
 
 
@@ -276,14 +275,28 @@ def newest_good(directory: str) -> Found:
 
 
 def _put_aside(directory: str, step: int) -> str | None:
-    name = f"{QUARANTINED}{records.step_name(step)}"
-    for number in itertools.count(2):
-        target = os.path.join(directory, name)
-        if not files.exists(target):
-            break
-        name = f"{QUARANTINED}{records.step_name(step)}-{number}"
     try:
-        files.rename(os.path.join(directory, records.step_name(step)), target)
+        return _rename(directory, step, records.QUARANTINED)
     except OSError:
         return None  # told as such: a read-only folder must not keep the older checkpoint from being used
+
+
+def _rename(directory: str, step: int, prefix: str) -> str:
+    """Take a step's folder out of the count under a name that is free."""
+    name = os.path.join(directory, f"{prefix}{records.step_name(step)}")
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    target = next(each for each in names if not files.exists(each))
+    files.rename(os.path.join(directory, records.step_name(step)), target)
     return target
+
+
+def abandon_after(directory: str, step: int) -> list[str]:
+    """Take the checkpoints after a step out of the count, when a run goes back to it; returns their new paths.
+
+    They are renamed to abandoned-step-…, so that a kill does not bring them back and their steps can be saved again;
+    the next save that is committed deletes them. For one process of a run, while no save is running.
+
+    Raises:
+        OSError: a folder cannot be renamed.
+    """
+    return [_rename(directory, later, records.ABANDONED) for later in reversed(steps(directory)) if later > step]

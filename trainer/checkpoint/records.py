@@ -21,6 +21,7 @@ from schemas.errors import Refused
 from trainer.checkpoint import files
 
 COMMIT = "COMMIT.json"
+QUARANTINED, ABANDONED = "quarantined-", "abandoned-"  # before a step's folder that no longer counts
 VERSION: Literal[1] = 1
 COMMIT_LIMIT = 64 << 20  # bytes; a loop's meta is a few kB, its process list 100 bytes a process
 MANIFEST_LIMIT = 256 << 20  # bytes; about 300 a piece and 120 a file

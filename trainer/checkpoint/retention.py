@@ -87,3 +87,11 @@ def remove_leftovers(directory: str, below: int | None = None) -> list[str]:
     for name in names:
         files.remove_tree(os.path.join(directory, name), first=records.COMMIT)
     return names
+
+
+def remove_abandoned(directory: str) -> list[str]:
+    """Delete the checkpoints that a run went back behind (`trainer.checkpoint.load.abandon_after`); names."""
+    names = [name for name in files.names_in(directory) if name.startswith(f"{records.ABANDONED}step-")]
+    for name in names:
+        files.remove_tree(os.path.join(directory, name), first=records.COMMIT)
+    return names

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -92,7 +93,7 @@ class Saver:
         self._saves = 0
         self._copy = HostCopy()
         self._thread: threading.Thread | None = None
-        self._outcomes: list[Outcome] = []
+        self._outcomes: deque[Outcome] = deque()
         self._removed = retention.remove_leftovers(self.directory) if process == 0 else []
 
     def prepare(self, owned: Sequence[Owned]) -> None:
@@ -132,7 +133,9 @@ class Saver:
 
     def outcomes(self) -> list[Outcome]:
         """Outcomes of saves that have ended and were not yet given, in order. Does not wait."""
-        given, self._outcomes = self._outcomes, []
+        given = []
+        while self._outcomes:
+            given.append(self._outcomes.popleft())
         return given
 
     def wait(self) -> list[Outcome]:
@@ -274,9 +277,10 @@ class _Save:
             time.sleep(POLL_SECONDS)
 
     def _retain(self) -> list[str]:
-        steps = retention.superfluous(self.saver.directory, self.saver.keep)
-        retention.remove(self.saver.directory, steps)
-        return [records.step_name(step) for step in steps]
+        directory = self.saver.directory
+        steps = retention.superfluous(directory, self.saver.keep)
+        retention.remove(directory, steps)
+        return [*retention.remove_abandoned(directory), *(records.step_name(step) for step in steps)]
 
     def _describe(self, error: Exception) -> TokenmillError:
         if isinstance(error, TokenmillError):
