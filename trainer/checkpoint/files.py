@@ -112,14 +112,14 @@ def read_small(path: str, limit: int) -> bytes:
         NotPlain: it is a link or another special file, or larger than `limit` bytes.
         OSError: it is absent or cannot be read.
     """
-    if not stat.S_ISREG(os.lstat(path).st_mode):
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
         raise NotPlain(f"{path}: not a regular file")
+    if found.st_size > limit:
+        raise NotPlain(f"{path}: larger than {limit:,} bytes")
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with open(descriptor, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise NotPlain(f"{path}: larger than {limit:,} bytes")
-    return data
+        return file.read(limit)
 
 
 def sha256_of(path: str) -> str:

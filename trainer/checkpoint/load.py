@@ -186,7 +186,8 @@ def open_step(directory: str, step: int) -> Checkpoint:
         sizes = files.files_below(path)
         commit = read_commit(directory, step)
         manifests = _manifests(path, commit)
-        _check_files(path, sizes, manifests)
+        check_names(path, sizes, manifests, {records.COMMIT})
+        _check_contents(path, manifests)
     except files.NotPlain as error:
         raise Damaged(str(error)) from None
     except OSError as error:
@@ -211,12 +212,18 @@ def _manifests(path: str, commit: Commit) -> list[Manifest]:
     return manifests
 
 
-def _check_files(path: str, sizes: dict[str, int], manifests: list[Manifest]) -> None:
-    """Compare the files there are with those the manifests name and with those a save writes for such arrays."""
-    sums = {}
-    texts = {}
+def check_names(path: str, sizes: dict[str, int], manifests: Sequence[Manifest], beside: set[str]) -> None:
+    """Compare the files there are with those the manifests name and with those a save writes for such arrays.
+
+    sizes: of the files that are there. beside: names there must be besides the manifests and their files.
+
+    Raises:
+        Damaged: a file is missing, does not belong there or has another size.
+    """
+    expected = set(beside)
     for manifest in manifests:
         folder = records.process_name(manifest.process, manifest.processes)
+        expected.add(f"{folder}.json")
         if not set(manifest.arrays) <= set(arrays.DTYPES) or 0 in manifest.arrays.values():
             raise Damaged(f"{path}/{folder}.json: arrays that cannot be: {str(manifest.arrays)[:200]}")
         grids = [arrays.Grid(dtype, elements) for dtype, elements in manifest.arrays.items()]
@@ -224,19 +231,30 @@ def _check_files(path: str, sizes: dict[str, int], manifests: list[Manifest]) ->
             name for grid in grids for name in grid.names
         }:
             raise Damaged(f"{path}/{folder}.json: its files are not those of its arrays")
-        sums.update({f"{folder}/{name}": each for name, each in manifest.files.items()})
-        texts.update({f"{folder}/{grid.names[0]}": grid.metadata_bytes for grid in grids})
-    records_there = {records.COMMIT, *(f"{records.process_name(m.process, m.processes)}.json" for m in manifests)}
-    expected = sums.keys() | records_there
+        expected.update(f"{folder}/{name}" for name in manifest.files)
     for problem, names in (("is missing", expected - sizes.keys()), ("does not belong there", sizes.keys() - expected)):
         if names:
             raise Damaged(f"{path}/{min(names)}: {problem}" + f" (and {len(names) - 1} more)" * (len(names) > 1))
-    for name, each in sums.items():
-        if sizes[name] != each.bytes:
-            raise Damaged(f"{path}/{name}: has {sizes[name]:,} bytes instead of {each.bytes:,}")
-    for name, text in texts.items():
-        if files.read_small(f"{path}/{name}", len(text)) != text:
-            raise Damaged(f"{path}/{name}: not the metadata that a save writes")
+    for manifest in manifests:
+        folder = records.process_name(manifest.process, manifest.processes)
+        for name, each in manifest.files.items():
+            if sizes[f"{folder}/{name}"] != each.bytes:
+                raise Damaged(
+                    f"{path}/{folder}/{name}: has {sizes[f'{folder}/{name}']:,} bytes instead of {each.bytes:,}"
+                )
+
+
+def _check_contents(path: str, manifests: Sequence[Manifest]) -> None:
+    """Compare metadata with what a save writes, and the sha256 of all files with the manifests'."""
+    sums = {}
+    for manifest in manifests:
+        folder = records.process_name(manifest.process, manifest.processes)
+        for dtype, elements in manifest.arrays.items():
+            text = arrays.Grid(dtype, elements).metadata_bytes
+            metadata = f"{path}/{folder}/{dtype}/{arrays.METADATA}"
+            if files.read_small(metadata, len(text)) != text:
+                raise Damaged(f"{metadata}: not the metadata that a save writes")
+        sums.update({f"{folder}/{name}": each for name, each in manifest.files.items()})
     with ThreadPoolExecutor(READERS) as pool:
         for name, found in zip(sums, pool.map(lambda name: files.sha256_of(f"{path}/{name}"), sums), strict=True):
             if found != sums[name].sha256:

@@ -20,9 +20,10 @@ from typing import Any, Self
 from pipelines.storage import cannot_write
 from schemas.errors import Refused, TokenmillError
 from trainer.checkpoint import arrays, files, records, retention
-from trainer.checkpoint.load import is_committed
+from trainer.checkpoint.files import NotPlain
+from trainer.checkpoint.load import check_names, is_committed
 from trainer.checkpoint.pieces import HostCopy, Owned, by_name, cover
-from trainer.checkpoint.records import Commit, FileSum, Manifest, Piece
+from trainer.checkpoint.records import Commit, Damaged, FileSum, Manifest, Piece
 from trainer.checkpoint.retention import Retention
 
 POLL_SECONDS = 0.05
@@ -56,7 +57,7 @@ class Outcome:
 
 
 class Saver:
-    """Saves the checkpoints of one run into a folder; one object in each process, made before the first step.
+    """Saves the checkpoints of one run into a folder; one object in each process, made before the first step of any.
 
     directory: the checkpoints' folder; only one run at a time may write there.
     run: with more than one process: equal in all of them, and different whenever they are started again.
@@ -218,13 +219,14 @@ class _Save:
 
     def _write(self) -> Manifest:
         folder = os.path.join(self.path, self._name)
-        files.make_folder(folder)
+        files.make_folder(self.path)
         sums: dict[str, FileSum] = {}
         buffers = self.saver._copy.buffers
         for buffer in buffers.values():
             if buffer.size:
                 sums.update(arrays.write(folder, buffer))
-        files.sync_tree(folder)
+        if sums:  # a process may own nothing
+            files.sync_tree(folder)
         manifest = Manifest(
             save=self.save,
             step=self.step,
@@ -239,6 +241,8 @@ class _Save:
 
     def _commit(self) -> None:
         found = [self._manifest_of(process) for process in range(self.saver.processes)]
+        # A commit marker over files that are not all there would be worse than none.
+        check_names(self.path, files.files_below(self.path), [manifest for manifest, _ in found], set())
         pieces: list[Piece] = [piece for manifest, _ in found for piece in manifest.pieces]
         for name, parts in by_name(pieces).items():
             if problem := cover(name, parts):
@@ -287,6 +291,8 @@ class _Save:
             return error
         if isinstance(error, OSError):
             return cannot_write(error.filename or self.path, error)
+        if isinstance(error, (Damaged, NotPlain)):
+            return TokenmillError(f"not committed: {error}")
         return TokenmillError(f"{self.path}: not saved: {type(error).__name__}: {error}")
 
     def _clean_up(self, problem: TokenmillError) -> None:
