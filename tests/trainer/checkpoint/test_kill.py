@@ -1,4 +1,4 @@
-"""kill -9 at any moment, and a disk that is full at any moment: what was committed loads, and the next save is as any."""
+"""kill -9 and a full disk, at any moment: what was committed loads, and the next save is as any."""
 
 from __future__ import annotations
 
@@ -100,6 +100,7 @@ def test_a_kill_before_each_change_of_the_folder(tmp_path: Path) -> None:
         assert not found.quarantined
         assert found.checkpoint is not None
         assert_holds(found.checkpoint, state(found.checkpoint.step))
+        assert all(open_step(str(directory), step) for step in steps(str(directory)))  # none is half deleted
         seen.add(found.checkpoint.step)
         if code == 0:
             break
@@ -163,7 +164,7 @@ print(outcome.error)
 
 @pytest.mark.parametrize("limit", [0, 700, 100_000])
 def test_a_file_that_cannot_grow(tmp_path: Path, limit: int) -> None:
-    """The write in the middle of a file fails: a limit on its size, as a quota would. (700: the manifest, or before.)"""
+    """A limit on the size of files stops a write in the middle, as a quota would; with 700, at zarr.json."""
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     saved(tmp_path, 1, state(1, SCALE))
     child = start(LIMITED, tmp_path, limit)
