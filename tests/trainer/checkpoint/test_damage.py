@@ -1,4 +1,4 @@
-"""Damage of any kind to any file is found before a value is used; the checkpoint before is used, the damaged one kept."""
+"""Damage of any kind to any file is found before a value is used: the checkpoint before is, the damaged one is kept."""
 
 from __future__ import annotations
 
@@ -277,6 +277,16 @@ def test_a_marker_that_no_save_writes_is_refused(pristine: Path, tmp_path: Path,
     assert "sha256 is not" not in str(damaged.value)
 
 
+def test_a_whole_manifest_that_the_marker_does_not_name(pristine: Path, tmp_path: Path) -> None:
+    directory = fresh_copy(pristine, tmp_path / "work")
+    marker = (step_folder(directory) / "COMMIT.json").read_bytes()
+    forge(directory, lambda body: body["pieces"].reverse())
+    open_step(str(directory), NEW)
+    (step_folder(directory) / "COMMIT.json").write_bytes(marker)
+    with pytest.raises(Damaged, match="not the manifest"):
+        open_step(str(directory), NEW)
+
+
 def test_links_are_not_followed(pristine: Path, tmp_path: Path) -> None:
     """A link to the very same bytes is refused, wherever it is."""
     for name in ("process-00001-of-00002/float32/c/0", "process-00001-of-00002", "COMMIT.json", ""):
@@ -333,7 +343,7 @@ def test_other_metadata_never_reaches_tensorstore(pristine: Path, tmp_path: Path
 
 
 def test_a_chunk_that_cannot_be_decoded(pristine: Path, tmp_path: Path) -> None:
-    """Bytes that only their sums vouch for: TensorStore's crc32c and codecs stop them, as an error that names the place."""
+    """Bytes that only their sums vouch for: TensorStore's crc32c and codecs stop them; the error names the place."""
     directory = fresh_copy(pristine, tmp_path / "work")
     path = step_folder(directory) / "process-00001-of-00002" / "float32" / "c" / "0"
     path.write_bytes(random.Random(0).randbytes(path.stat().st_size))

@@ -128,10 +128,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 4 MB: one checkpoint and a part of another."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if (
-        os.getuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=False).returncode
-    ):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(mount, check=False).returncode:
         pytest.skip("needs the right to mount a tmpfs")
     yield folder
     subprocess.run(["umount", folder], check=True)

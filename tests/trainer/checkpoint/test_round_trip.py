@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
     shape = draw(shapes)
     size = math.prod(shape) * dtype.itemsize
     raw = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), np.uint8)
-    raw = raw % 2 if dtype == bool else raw
+    raw = raw % 2 if dtype.kind == "b" else raw
     return raw.view(dtype).reshape(shape)
 
 
@@ -159,17 +160,21 @@ def test_processes_of_their_own_save_together(tmp_path: Path) -> None:
             assert_holds(checkpoint, state(step))
 
 
-def test_no_marker_is_written_over_files_that_are_gone(tmp_path: Path) -> None:
-    """A second run's process 0 takes the first's unfinished save for a leftover: the first says so, and does not commit."""
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("rm -r process-00001-of-00002", "is missing"), ("truncate -s -1 process-00001-of-00002/int64/c/0", "instead of")],
+)
+def test_no_marker_is_written_over_files_that_are_not_there(tmp_path: Path, command: str, words: str) -> None:
+    """As when a second run takes the first's unfinished save for a leftover."""
     first = Saver(str(tmp_path), process=0, processes=2, run="a", wait_seconds=60)
     second = Saver(str(tmp_path), process=1, processes=2, run="a")
     second.save(7, owned(state(7), 1, 2), {})
     second.wait()
-    shutil.rmtree(tmp_path / "step-00000007" / "process-00001-of-00002")
+    subprocess.run(command.split(), cwd=tmp_path / "step-00000007", check=True)
     first.save(7, owned(state(7), 0, 2), {})
     (outcome,) = first.wait()
     assert "not committed" in str(outcome.error)
-    assert "is missing" in str(outcome.error)
+    assert words in str(outcome.error)
     assert newest_good(str(tmp_path)).checkpoint is None
 
 
@@ -186,11 +191,12 @@ def test_a_manifest_of_an_earlier_try_does_not_count(tmp_path: Path) -> None:
     late = Saver(str(tmp_path), process=1, processes=2, run="before")
     late.save(7, owned(state(7), 1, 2), {})
     assert late.wait()[0].error is None
-    manifest = (tmp_path / "step-00000007" / "process-00001-of-00002.json").read_bytes()
+    shutil.copytree(tmp_path / "step-00000007", tmp_path / "kept")
     first = Saver(str(tmp_path), process=0, processes=2, run="after", wait_seconds=60)
-    (tmp_path / "step-00000007").mkdir()  # the first saver has removed it
-    (tmp_path / "step-00000007" / "process-00001-of-00002.json").write_bytes(manifest)
+    assert not (tmp_path / "step-00000007").exists()
+    (tmp_path / "kept").rename(tmp_path / "step-00000007")  # even if it were there
     first.save(7, owned(state(8), 0, 2), {})
+    time.sleep(0.5)
     second = Saver(str(tmp_path), process=1, processes=2, run="after")
     second.save(7, owned(state(8), 1, 2), {})
     assert [saver.wait()[0].error for saver in (first, second)] == [None, None]
