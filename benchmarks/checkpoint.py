@@ -3,10 +3,10 @@
     python benchmarks/checkpoint.py [--folder DIR] [--parameters N] [--repeats N] [--orbax PYTHON]
 
 The state is that of a run: N float32 weights and two bfloat16 moments, in 64 arrays each, Gaussian with a standard
-deviation of 0.02 (0.67 GB by default). In turn, several times: a copy of it into buffers that are there already; our save;
-the same bytes written to one file and flushed to disk; Orbax's asynchronous save of the same arrays as JAX arrays, when
---orbax names the Python of an environment that has orbax-checkpoint and jax. Prints medians and the least and the
-greatest. Our save and the plain write end when all is flushed to disk; Orbax does not flush.
+deviation of 0.02 (0.67 GB by default). In turn, several times: a copy of it into buffers that are there already; our
+save; the same bytes written to one file and flushed to disk; Orbax's asynchronous save of the same arrays as JAX arrays,
+when --orbax names the Python of an environment that has orbax-checkpoint and jax. Prints medians, the least and the
+greatest. All three writes end when their data is flushed to disk; none removes an older checkpoint.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that a checkout need not be installed
 
-import ml_dtypes
-import numpy as np
+import ml_dtypes  # noqa: E402
+import numpy as np  # noqa: E402
 
-from trainer.checkpoint import Owned, Retention, Saver, newest_good
+from trainer.checkpoint import Owned, Retention, Saver, newest_good, records  # noqa: E402
 
 ARRAYS = 64
 
-# Run in Orbax's environment: one save for each line of input; prints seconds until it returns, until it has ended, bytes.
+# Run in Orbax's environment: a save for each line of input; prints seconds until it returns and until it ends, and bytes.
 ORBAX = """
 import os, shutil, sys, time
 import jax, jax.numpy as jnp, numpy as np
@@ -114,7 +114,7 @@ def shown(values: list[float], scale: float = 1.0) -> str:
     return f"{statistics.median(values) * scale:.3f} ({min(values) * scale:.3f} to {max(values) * scale:.3f})"
 
 
-def measure(folder: Path, parameters: int, repeats: int, orbax: str | None) -> None:
+def measure(folder: Path, parameters: int, repeats: int, orbax: str | None) -> None:  # noqa: PLR0915
     """Run all kinds in turn and print what they took."""
     size = parameters // ARRAYS
     arrays = state(size)
@@ -124,7 +124,7 @@ def measure(folder: Path, parameters: int, repeats: int, orbax: str | None) -> N
     peer = Orbax(orbax, folder, size) if orbax else None
     copy, blocked, plain, ours, ours_bytes, verify, read = ([] for _ in range(7))
     peer_blocked, peer_total, peer_bytes = [], [], []
-    saver = Saver(str(folder / "ours"), keep=Retention(1))
+    saver = Saver(str(folder / "ours"), keep=Retention(100))
     saver.prepare(owned)
     for repeat in range(repeats + 1):
         copied = plain_copy(arrays, buffers)
@@ -132,6 +132,8 @@ def measure(folder: Path, parameters: int, repeats: int, orbax: str | None) -> N
         (outcome,) = saver.wait()
         if outcome.error is not None:
             raise outcome.error
+        if repeat:  # outside of the time, as with the others
+            shutil.rmtree(Path(outcome.path).parent / records.step_name(repeat - 1))
         written = plain_write(arrays, folder / "plain")
         begun = time.perf_counter()
         checkpoint = newest_good(saver.directory).checkpoint

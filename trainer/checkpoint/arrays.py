@@ -13,8 +13,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from trainer.checkpoint.records import FileSum
 
 FILE_BYTES, CHUNK_BYTES = 32 << 20, 1 << 20
 METADATA = "zarr.json"
-WRITERS = 3  # files under way at a time: while one waits for the disk the others are encoded
+WRITERS = 4  # files under way at a time: while one waits for the disk the others are encoded
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(getattr(ml_dtypes, name, name))
@@ -110,43 +110,43 @@ class Grid:
         return ts.open(spec, open=True, assume_metadata=True, context=ts.Context()).result()
 
 
-def write(folder: str, array: np.ndarray) -> dict[str, FileSum]:
-    """Write a flat array of one or more elements to `folder`/<dtype>, flushed to disk; returns the sums of its files.
+def write(folder: str, buffers: Mapping[str, np.ndarray]) -> dict[str, FileSum]:
+    """Write flat arrays by dtype to `folder`/<dtype>, flushed to disk; returns the sums of their files.
+
+    An empty array has no files.
 
     Raises:
         OSError: the disk is full, or the filesystem refuses.
     """
-    grid = Grid(array.dtype.name, array.size)
-    files.make_folder(os.path.join(folder, grid.dtype, "c"))
-    store = grid.store({"driver": "memory"})
 
     def put(name: str, data: bytes) -> FileSum:
         files.write_synced(os.path.join(folder, name), data)
         return FileSum(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
-    def encode(index: int) -> FileSum:
+    def encode(grid: Grid, store: Any, index: int) -> FileSum:
         begin, end = index * grid.file, min(grid.elements, (index + 1) * grid.file)
-        store[begin:end].write(array[begin:end], can_reference_source_data_indefinitely=True).result()
+        part = buffers[grid.dtype][begin:end]
+        store[begin:end].write(part, can_reference_source_data_indefinitely=True).result()
         key = f"c/{index}"
         data = store.kvstore.read(key).result().value
         store.kvstore.delete_range(ts.KvStore.KeyRange(key, key + "\0")).result()
         return put(f"{grid.dtype}/{key}", data)
 
-    metadata, *data_files = grid.names
+    grids = [Grid(dtype, buffer.size) for dtype, buffer in buffers.items() if buffer.size]
     with ThreadPoolExecutor(WRITERS, "checkpoint") as pool:
-        sums = dict(zip(data_files, _all(pool, encode, grid.files), strict=True))
-    return {metadata: put(metadata, grid.metadata_bytes), **sums}
-
-
-def _all(pool: ThreadPoolExecutor, function: Any, count: int) -> Iterator[FileSum]:
-    """Results in order; after a failure nothing more is begun."""
-    futures = [pool.submit(function, index) for index in range(count)]
-    try:
-        for future in futures:
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
+        running: dict[str, Future[FileSum]] = {}
+        for grid in grids:
+            files.make_folder(os.path.join(folder, grid.dtype, "c"))
+            store = grid.store({"driver": "memory"})
+            metadata, *data_files = grid.names
+            running[metadata] = pool.submit(put, metadata, grid.metadata_bytes)
+            for index, name in enumerate(data_files):
+                running[name] = pool.submit(encode, grid, store, index)
+        try:
+            return {name: future.result() for name, future in running.items()}
+        finally:
+            for future in running.values():
+                future.cancel()  # after a failure nothing more is begun
 
 
 def read(folder: str, dtype: str, elements: int, begin: int, end: int) -> np.ndarray:

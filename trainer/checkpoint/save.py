@@ -220,11 +220,8 @@ class _Save:
     def _write(self) -> Manifest:
         folder = os.path.join(self.path, self._name)
         files.make_folder(self.path)
-        sums: dict[str, FileSum] = {}
         buffers = self.saver._copy.buffers
-        for buffer in buffers.values():
-            if buffer.size:
-                sums.update(arrays.write(folder, buffer))
+        sums = arrays.write(folder, buffers)
         if sums:  # a process may own nothing
             files.sync_tree(folder)
         manifest = Manifest(
