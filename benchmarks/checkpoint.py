@@ -4,7 +4,7 @@
 
 The state is that of a run: N float32 weights and two bfloat16 moments, in 64 arrays each, Gaussian with a standard
 deviation of 0.02 (0.67 GB by default). In turn, several times: a copy of it into buffers that are there already; our
-save; the same bytes written to one file and flushed to disk; Orbax's asynchronous save of the same arrays as JAX arrays,
+save; the same bytes written to one file and flushed to disk; Orbax's asynchronous save of the same as JAX arrays,
 when --orbax names the Python of an environment that has orbax-checkpoint and jax. Prints medians, the least and the
 greatest. All three writes end when their data is flushed to disk; none removes an older checkpoint.
 """
@@ -31,7 +31,7 @@ from trainer.checkpoint import Owned, Retention, Saver, newest_good, records  # 
 
 ARRAYS = 64
 
-# Run in Orbax's environment: a save for each line of input; prints seconds until it returns and until it ends, and bytes.
+# Run in Orbax's environment: a save for each line of input; prints seconds until it returns, until it ends, bytes.
 ORBAX = """
 import os, shutil, sys, time
 import jax, jax.numpy as jnp, numpy as np

@@ -254,6 +254,7 @@ class _Save:
             meta=self.meta,
         )
         files.sync_folder(self.saver.directory)
+        files.sync_folder(os.path.dirname(self.saver.directory))
         files.commit_bytes(os.path.join(self.path, records.COMMIT), records.render(commit), self.saver._run)
 
     def _manifest_of(self, process: int) -> tuple[Manifest, FileSum]:
