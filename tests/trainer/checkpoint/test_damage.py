@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 
 from schemas.errors import Refused, TokenmillError
@@ -351,6 +354,25 @@ def test_a_chunk_that_cannot_be_decoded(pristine: Path, tmp_path: Path) -> None:
     checkpoint = open_step(str(directory), NEW)
     with pytest.raises(TokenmillError, match="process-00001-of-00002"):
         checkpoint.read("weights")
+
+
+@pytest.mark.parametrize("claimed", [0, 2 * 10**9, 2**32 - 1])
+def test_a_chunk_that_claims_to_be_larger_than_it_can_be(pristine: Path, tmp_path: Path, claimed: int) -> None:
+    """All sums are right, the crc32c too; only blosc's header lies. Nothing of the size it claims is made."""
+    directory = fresh_copy(pristine, tmp_path / "work")
+    path = step_folder(directory) / "process-00001-of-00002" / "float32" / "c" / "0"
+    data = bytearray(path.read_bytes())
+    begin, size = struct.unpack_from("<QQ", data, len(data) - 20)  # the shard's index: one chunk, then its crc32c
+    struct.pack_into("<II", data, begin + 4, claimed, claimed)
+    end = begin + size - 4
+    struct.pack_into("<I", data, end, google_crc32c.value(bytes(data[begin:end])))
+    path.write_bytes(data)
+    forge(directory)
+    checkpoint = open_step(str(directory), NEW)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TokenmillError, match="process-00001-of-00002"):
+        checkpoint.read("weights")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_another_format_version_is_refused_not_put_aside(pristine: Path, tmp_path: Path) -> None:

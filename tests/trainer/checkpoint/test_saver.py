@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +74,14 @@ def test_a_failure_nobody_looked_at_is_raised_at_the_end(tmp_path: Path) -> None
 
 def test_two_saves_never_overlap_and_waiting_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, write = 0, 0, arrays.write
-    lock = threading.Lock()
+    lock, release = threading.Lock(), threading.Event()
 
     def slow(*given: Any) -> Any:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.1)
+        assert release.wait(300)
         found = write(*given)
         with lock:
             running -= 1
@@ -91,12 +90,12 @@ def test_two_saves_never_overlap_and_waiting_is_reported(tmp_path: Path, monkeyp
     monkeypatch.setattr(arrays, "write", slow)
     content = state(1)
     with Saver(str(tmp_path)) as saver:
-        begun = time.perf_counter()
-        first = saver.save(1, owned(content), {})
-        assert time.perf_counter() - begun < 0.1  # training goes on while it is written
+        first = saver.save(1, owned(content), {})  # training goes on though nothing can be written yet
         for array in content.values():
             array[...] = 0
+        threading.Timer(0.2, release.set).start()
         second = saver.save(2, owned(state(2)), {})
+        assert release.is_set()
         outcomes = saver.wait()
     assert most == 1
     assert first.waited_seconds < 0.1 < second.waited_seconds
