@@ -8,12 +8,20 @@ import sys
 from collections.abc import Sequence
 
 from schemas.errors import TokenmillError
+from trainer.checkpoint.cli import add_commands as add_checkpoint_commands
+from trainer.checkpoint.cli import dispatch as checkpoint_command
 from trainer.quiet import without_import_noise
 
 _RUN = """\
 Reads CONFIG, checks it against the view, trains, and writes to the output folder: config.yaml with every default,
-metrics.jsonl with every step, tensorboard/ with the same numbers, and the trained model in model/ (Hugging Face's
-format, with its tokenizer).
+metrics.jsonl with every step, tensorboard/ with the same numbers, checkpoints/, and the trained model in model/
+(Hugging Face's format, with its tokenizer). SIGTERM and Ctrl-C save a checkpoint and exit with 0. The same command
+goes on from the newest checkpoint that is whole, and comes to the same bits as a run that was never stopped.
+"""
+_LAUNCH = """\
+Starts the run in N local workers, for a mesh of N processes (or 1, to be started again after a crash). When a worker
+is lost all are started again from the last checkpoint, after a pause that doubles up to a minute. Signals reach all
+workers. On a cluster its own job starts `run` on each host instead: docs/training.md has job files.
 """
 
 
@@ -26,6 +34,22 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("config", metavar="CONFIG", help="a YAML file; docs/training.md lists its keys")
     run.add_argument("--data", metavar="VIEW", help="train on this view instead of the config's")
     run.add_argument("--output", metavar="DIR", help="write there instead of to the config's")
+
+    launch = commands.add_parser(
+        "launch", help="train in several local processes, started again when one is lost", description=_LAUNCH
+    )
+    launch.add_argument("config", metavar="CONFIG", help="as for run")
+    launch.add_argument("--processes", type=int, required=True, metavar="N", help="data x expert of the config's mesh")
+    launch.add_argument("--data", metavar="VIEW", help="as for run")
+    launch.add_argument("--output", metavar="DIR", help="as for run")
+    launch.add_argument(
+        "--restarts",
+        type=int,
+        default=5,
+        help="give up after so many in a row without a new checkpoint (default: %(default)s)",
+    )
+
+    add_checkpoint_commands(commands)
 
     imported = commands.add_parser(
         "import",
@@ -43,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     export.add_argument("directory", metavar="DIR", help="the output folder of a run, or the folder of a model")
     export.add_argument("target", metavar="OUT", help="an empty or new folder")
+    export.add_argument("--step", type=int, help="of this checkpoint; default: the trained model, or the newest")
     export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="default: %(default)s")
     export.add_argument(
         "--shard-bytes", type=int, default=5_000_000_000, help="at most so many bytes a file (default: %(default)s)"
@@ -67,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         "text through it again.",
     )
     generate.add_argument("directory", metavar="DIR", help="the output folder of a run, or the folder of a model")
+    generate.add_argument("--step", type=int, help="of this checkpoint; default: the trained model, or the newest")
     generate.add_argument("--prompt", default="", help="how the document begins (default: nothing)")
     generate.add_argument("--tokens", type=int, default=100, help="at most so many new tokens (default: %(default)s)")
     generate.add_argument(
@@ -96,6 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(parsed: argparse.Namespace) -> int:
+    if parsed.command == "checkpoints":
+        return checkpoint_command(parsed)
+    if parsed.command == "launch":
+        from trainer.launch import launch  # noqa: PLC0415
+
+        return launch(parsed.processes, parsed.config, parsed.data, parsed.output, parsed.restarts)
     # Imported here: TensorFlow takes seconds to load, which --help and argument errors need not wait for.
     with without_import_noise():
         import tensorflow as tf  # type: ignore[import-untyped]  # noqa: PLC0415
@@ -104,7 +136,7 @@ def _dispatch(parsed: argparse.Namespace) -> int:
     if parsed.command == "generate":
         from trainer.generate import print_generated  # noqa: PLC0415
 
-        print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed)
+        print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed, parsed.step)
         return 0
     if parsed.command in ("import", "export"):
         from trainer.exchange import export_model, import_model  # noqa: PLC0415
@@ -112,7 +144,7 @@ def _dispatch(parsed: argparse.Namespace) -> int:
         if parsed.command == "import":
             print(import_model(parsed.source, parsed.target))
         else:
-            print(export_model(parsed.directory, parsed.target, parsed.dtype, parsed.shard_bytes))
+            print(export_model(parsed.directory, parsed.target, parsed.dtype, parsed.shard_bytes, parsed.step))
         return 0
     from trainer.training.config import load_run_config  # noqa: PLC0415
 
@@ -123,6 +155,8 @@ def _dispatch(parsed: argparse.Namespace) -> int:
         print_plan(config, parsed.mesh, parsed.device, parsed.sequence_length, parsed.json)
         return 0
     from trainer import run  # noqa: PLC0415
+    from trainer.training.interruption import stop_without_launcher  # noqa: PLC0415
 
+    stop_without_launcher()
     run(load_run_config(parsed.config, data=parsed.data, output=parsed.output))
     return 0

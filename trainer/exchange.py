@@ -8,18 +8,43 @@ from typing import Literal
 
 import numpy as np
 
-from schemas.errors import Refused
+from schemas.errors import Refused, TokenmillError
+from trainer.checkpoint import Damaged, open_step
+from trainer.checkpoint.load import steps
 from trainer.hf import load_pretrained, save_pretrained
 from trainer.model import Model
 from trainer.text import INFO, MODEL
+from trainer.training.state import model_of
 
-MODEL_FOLDER = "model"
+MODEL_FOLDER, CHECKPOINTS = "model", "checkpoints"
 
 
-def model_folder(directory: str | Path) -> Path:
-    """Where the model of a directory is: in a run's output folder, or the directory itself."""
-    inside = Path(directory) / MODEL_FOLDER
-    return inside if inside.is_dir() else Path(directory)
+def read_model(directory: str | Path, step: int | None = None) -> tuple[Model, Path, str]:
+    """A model, the folder its tokenizer is in, and where it was read.
+
+    directory: the output folder of a run, of which the trained model is taken, or its newest checkpoint where there is
+        none; or the folder of a model. step: the checkpoint of this step instead.
+
+    Raises:
+        Refused: there is no model, or no such checkpoint.
+        TokenmillError: it is damaged.
+    """
+    directory = Path(directory)
+    inside, checkpoints = directory / MODEL_FOLDER, str(directory / CHECKPOINTS)
+    if step is None and inside.is_dir():
+        return load_pretrained(inside), inside, str(inside)
+    saved = steps(checkpoints)
+    if step is None and not saved:
+        return load_pretrained(directory), directory, str(directory)
+    chosen = saved[-1] if step is None else step
+    if chosen not in saved:
+        known = ", ".join(map(str, saved[-10:])) or "none"
+        raise Refused(f"{directory}: has no checkpoint of step {chosen}; the newest are: {known}")
+    try:
+        checkpoint = open_step(checkpoints, chosen)
+    except Damaged as error:
+        raise TokenmillError(f"damaged: {error}; `checkpoints verify` tells which steps are good") from None
+    return model_of(checkpoint), directory, checkpoint.path
 
 
 def import_model(source: str, target: str) -> str:
@@ -35,16 +60,21 @@ def import_model(source: str, target: str) -> str:
     return f"{source}: {_about(model)}; written to {target}, which a config names as `initial`"
 
 
-def export_model(directory: str, target: str, dtype: Literal["float32", "bfloat16"], shard_bytes: int) -> str:
-    """Write the model of a run in Hugging Face's format, with its tokenizer; what was done. Raises as above."""
+def export_model(
+    directory: str,
+    target: str,
+    dtype: Literal["float32", "bfloat16"],
+    shard_bytes: int,
+    step: int | None = None,
+) -> str:
+    """Write a model that `read_model` finds in Hugging Face's format, with its tokenizer; what was done."""
     _refuse_filled(target)
-    source = model_folder(directory)
-    model = load_pretrained(source)
+    model, folder, origin = read_model(directory, step)
     save_pretrained(model, target, dtype, shard_bytes)
     for name in (MODEL, INFO):
-        if (source / name).exists():
-            shutil.copyfile(source / name, Path(target) / name)
-    return f"{source}: {_about(model)}; written to {target} as {dtype}"
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, Path(target) / name)
+    return f"{origin}: {_about(model)}; written to {target} as {dtype}"
 
 
 def _refuse_filled(target: str) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from schemas.errors import Refused
-from trainer.exchange import model_folder
-from trainer.hf import load_pretrained
+from trainer.exchange import read_model
 from trainer.model import Model
 from trainer.model.linear import Tensor
 from trainer.text import Text
@@ -64,17 +63,18 @@ def choose(logits: np.ndarray, temperature: float, random: np.random.Generator) 
     return int(random.choice(len(p), p=p / p.sum()))
 
 
-def print_generated(folder: str, prompt: str, tokens: int, temperature: float, seed: int) -> None:
-    """Print the prompt and its continuation by the model in `folder`, as they are made.
+def print_generated(
+    folder: str, prompt: str, tokens: int, temperature: float, seed: int, step: int | None = None
+) -> None:
+    """Print the prompt and its continuation by the model that `read_model` finds in `folder`, as they are made.
 
     Raises:
         Refused: there is no model or tokenizer, or a number makes no sense.
     """
     if tokens < 1 or temperature < 0:
         raise Refused(f"--tokens {tokens} --temperature {temperature}: give 1 or more, and 0 or more")
-    place = model_folder(folder)
+    model, place, _ = read_model(folder, step)
     text = Text(place)
-    model = load_pretrained(place)
     print(prompt, end="", flush=True)
     shown = ""
     made: list[int] = []

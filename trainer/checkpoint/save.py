@@ -64,7 +64,8 @@ class Saver:
     wait_seconds: how long process 0 waits for the other processes' manifests.
 
     Outcomes are collected and must be looked at: `outcomes()` gives those that are there, `wait()` the rest. As a
-    context manager it waits and raises the first error that nobody has looked at.
+    context manager it waits and raises the first error that nobody has looked at; in an exception it waits for this
+    process's own files alone.
 
     Making it removes (process 0) what killed saves have left in the folder.
 
@@ -92,6 +93,7 @@ class Saver:
         self.wait_seconds = wait_seconds
         self._run = run or uuid.uuid4().hex
         self._saves = 0
+        self._ended = threading.Event()
         self._copy = HostCopy()
         self._thread: threading.Thread | None = None
         self._outcomes: deque[Outcome] = deque()
@@ -155,6 +157,8 @@ class Saver:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._ended.set()  # the others may have ended, too: their manifests are not waited for
         errors = [outcome.error for outcome in self.wait() if outcome.error is not None]
         if errors and kind is None:
             raise errors[0]
@@ -271,6 +275,8 @@ class _Save:
                 save, _, reason = told.partition("\n")
                 if save == self.save:
                     raise TokenmillError(f"{self.path}: not committed: process {process} failed: {reason}")
+            if self.saver._ended.is_set():
+                raise TokenmillError(f"{self.path}: not committed: the run ended before process {process} had written")
             if time.monotonic() > end:
                 raise TokenmillError(
                     f"{name}.json: not committed: process {process} has not written it after "

@@ -80,6 +80,7 @@ class Mesh:
             Group(_KEYS + key, len(ranks), ranks.index(rank), line) if line and len(ranks) > 1 else Alone()
             for key, ranks in members.values()
         )
+        self._total = tf.function(self.all.total, autograph=False)
 
     @classmethod
     def join(cls, config: MeshConfig, environ: Mapping[str, str] = os.environ) -> Self:
@@ -130,6 +131,20 @@ class Mesh:
     def watched(self, doing: str) -> AbstractContextManager[None]:
         """In which collectives are run: a peer that is lost becomes PeerLost, which names what was being done."""
         return self._watch(f"process {self.rank}, {doing}") if self._watch else nullcontext()
+
+    def from_first(self, value: int) -> int:
+        """Process 0's value, in all; at most 2^53 in size. All must call it, as they must a collective."""
+        return self._sum(value if self.rank == 0 else 0)
+
+    def any(self, here: bool) -> bool:
+        """Whether it is true of one process at least. All must call it."""
+        return self._sum(int(here)) > 0
+
+    def _sum(self, value: int) -> int:
+        if self.processes == 1:
+            return value
+        with self.watched("agreeing with the others"):
+            return int(self._total(tf.constant(value, tf.int64)))
 
     def gathered(self, model: Model) -> dict[str, np.ndarray] | None:
         """The whole model by variable name, in process 0; None in others. All must call it.

@@ -46,6 +46,18 @@ class ValidationConfig(Strict):
     records: int | None = Field(default=None, ge=1)
 
 
+class CheckpointConfig(Strict):
+    """Checkpoints, in `checkpoints/` of the output (docs/checkpoints.md). There is one after the last step, too.
+
+    every: steps between two. keep: so many of the newest stay; the best by validation always does. keep_every: besides,
+        those whose step is a multiple of it; None: no others.
+    """
+
+    every: int = Field(default=1000, ge=1)
+    keep: int = Field(default=5, ge=1)
+    keep_every: int | None = Field(default=None, ge=1)
+
+
 class RunConfig(Strict):
     """Everything a training run is made from. Keys with a default may be left out.
 
@@ -62,6 +74,8 @@ class RunConfig(Strict):
     balance_weight: alpha of the sequence-wise auxiliary loss.
     document_masking: whether tokens see only their own document; V3 trains without.
     log_every: steps between two lines of progress; metrics.jsonl has every step.
+    step_timeout: seconds after which a step, or a batch of validation, counts as hung, and the process ends. The first
+        step is traced meanwhile.
     """
 
     data: str
@@ -79,7 +93,9 @@ class RunConfig(Strict):
     document_masking: bool = True
     stop: Stop
     validation: ValidationConfig = ValidationConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     log_every: int = Field(default=10, ge=1)
+    step_timeout: float = Field(default=1800.0, gt=0)
 
     @model_validator(mode="after")
     def _microbatches_fit(self) -> Self:

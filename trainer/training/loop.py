@@ -1,84 +1,166 @@
-"""The loop: make a step, report it; validate now and then; stop when the config says so."""
+"""The loop: make a step, report it; validate and save now and then; stop when the config or a signal says so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
+from uuid import uuid4
 
 import numpy as np
 
 from loader import Shards
 from loader.view import view_of
+from pipelines.lock import Lock
 from schemas.errors import Refused
-from trainer.exchange import MODEL_FOLDER
+from trainer.exchange import CHECKPOINTS, MODEL_FOLDER
 from trainer.hf import save_pretrained
 from trainer.mesh import Mesh
 from trainer.plan.parameters import parameters
 from trainer.text import save_tokenizer
 from trainer.training.config import RunConfig, model_config
-from trainer.training.records import Callback
-from trainer.training.sinks import JsonLines, TensorBoard, Terminal
+from trainer.training.interruption import Interruption
+from trainer.training.journal import Journal, cut
+from trainer.training.records import Callback, StartRecord
+from trainer.training.saving import Checkpoints, go_on
+from trainer.training.sinks import TensorBoard, Terminal
 from trainer.training.trainer import Trainer
 from trainer.training.validation import Validation
+from trainer.training.watchdog import Watchdog
 
 CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
 
 
 def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
-    """Train as `config` says, to its end, as one process of its mesh.
+    """Train as `config` says, as one process of its mesh, from the output's newest checkpoint or anew.
+
+    Returns when the config's `stop` is reached, or after SIGTERM or SIGINT and a checkpoint, from which the same call
+    goes on.
 
     callbacks: told in process 0, after what is written to the output folder.
 
     Raises:
-        Refused: the config does not fit the view, or the environment has another number of processes; before anything
-            is built or written.
-        TokenmillError: the view is damaged, or another process is lost.
+        Refused: the config does not fit the view or the run that is in the output, another process is at work there, or
+            the environment has another number of processes; before anything is trained or written.
+        TokenmillError: the view is damaged, another process is lost, or the last checkpoint could not be saved.
     """
     shards = Shards(config.data)
     architecture = model_config(config, shards)
     output = Path(config.output)
-    if (output / METRICS).exists():
-        raise Refused(f"{output}: holds a run already; give another output, or remove it")
     mesh = Mesh.join(config.mesh)
-    trainer = Trainer(config, shards, architecture, mesh)
-    rows = config.rows(config.schedules.batch_size.at(0))
-    validation = Validation(trainer.model, shards, mesh, rows, config.validation.records, config.document_masking)
     with ExitStack() as stack:
-        told, say = _opened(config, output, callbacks, stack) if mesh.rank == 0 else ([], _nothing)
-        say(_about(trainer))
-
-        def validate() -> None:
-            at = trainer.progress
-            found = validation(at.step, at.position, at.tokens)
-            for callback in told if found else ():
-                callback.on_validation(found)  # type: ignore[arg-type]
-
-        validate()
-        while not config.stop.reached(trainer.progress.step, trainer.progress.tokens):
-            record = trainer.step()
-            for callback in told:
-                callback.on_step_end(record)
-            if record.step % config.validation.every == 0:
-                validate()
-        if trainer.progress.step % config.validation.every:
-            validate()
-        values = mesh.gathered(trainer.model) if mesh.processes > 1 else None
         if mesh.rank == 0:
-            _save(trainer, values, output / MODEL_FOLDER, say)
+            stack.enter_context(_alone(output))
+        interruption = stack.enter_context(Interruption())
+        watchdog = stack.enter_context(Watchdog(config.step_timeout))
+        trainer = Trainer(config, shards, architecture, mesh)
+        start, validated = go_on(trainer, str(output / CHECKPOINTS))
+        told: list[Callback] = []
+        say: Callable[[str], None] = _nothing
+        if mesh.rank == 0:
+            told, say = _opened(config, trainer, output, start, validated, callbacks, stack)
+            say(_about(trainer))
+            for callback in told:
+                callback.on_start(start)
+        checkpoints = stack.enter_context(Checkpoints(trainer, str(output / CHECKPOINTS), told))
+        rows = config.rows(config.schedules.batch_size.at(0))
+        validation = Validation(
+            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, watchdog.alive
+        )
+        work = _Run(trainer, told, validation, checkpoints, watchdog, interruption, validated)
+        if work.train():
+            values = mesh.gathered(trainer.model) if mesh.processes > 1 else None
+            if mesh.rank == 0:
+                _save(trainer, values, output / MODEL_FOLDER, say)
+        else:
+            say(f"stopped after step {trainer.progress.step}, which is saved; the same command goes on from there")
+        checkpoints.finish()
     return trainer
 
 
+@dataclass
+class _Run:
+    """The loop's parts. validated, loss: step of the last validation, and what it found if it was made here."""
+
+    trainer: Trainer
+    told: Sequence[Callback]
+    validation: Validation
+    checkpoints: Checkpoints
+    watchdog: Watchdog
+    interruption: Interruption
+    validated: int | None
+    loss: float | None = None
+
+    def train(self) -> bool:
+        """Go on to the end: True, or False where a signal asked to stop. Both ends are saved."""
+        config, trainer = self.trainer.config, self.trainer
+        if trainer.progress.step % config.validation.every == 0:
+            self._validate()
+        while not config.stop.reached(trainer.progress.step, trainer.progress.tokens):
+            record = trainer.step()
+            self.watchdog.alive()
+            for callback in self.told:
+                callback.on_step_end(record)
+            if record.step % config.validation.every == 0:
+                self._validate()
+            if record.step % config.checkpoints.every == 0:
+                self.checkpoints.save(self.validated, self.loss)
+            self.checkpoints.report()
+            if trainer.mesh.any(self.interruption.asked is not None):
+                self.checkpoints.save(self.validated, self.loss)
+                return False
+        self._validate()
+        self.checkpoints.save(self.validated, self.loss)
+        return True
+
+    def _validate(self) -> None:
+        """Unless this step was."""
+        at = self.trainer.progress
+        if self.validated == at.step:
+            return
+        found = self.validation(at.step, at.position, at.tokens)
+        self.validated, self.loss = at.step, None
+        if found is not None:  # the view holds something out
+            self.loss = found.loss
+            for callback in self.told:
+                callback.on_validation(found)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Own the output folder. Raises Refused where another run that is alive does."""
+    lock = Lock(str(output), uuid4().hex[:12])
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _opened(
-    config: RunConfig, output: Path, callbacks: Sequence[Callback], stack: ExitStack
+    config: RunConfig,
+    trainer: Trainer,
+    output: Path,
+    start: StartRecord,
+    validated: int | None,
+    callbacks: Sequence[Callback],
+    stack: ExitStack,
 ) -> tuple[list[Callback], Callable[[str], None]]:
     """Who is told of everything, and what says a sentence on the terminal; closed by the stack."""
-    output.mkdir(parents=True, exist_ok=True)
+    if start.step == 0 and (output / MODEL_FOLDER).exists():
+        raise Refused(f"{output}: holds a trained model and no checkpoint to go on from; give another output")
+    again = cut(output / METRICS, start.step, validated)
     (output / CONFIG).write_text(config.dump_yaml(), encoding="utf-8")
     terminal = stack.enter_context(closing(Terminal(config.stop, config.log_every)))
-    lines = stack.enter_context(closing(JsonLines(output / METRICS)))
-    board = stack.enter_context(closing(TensorBoard(output / TENSORBOARD)))
-    return [terminal, lines, board, *callbacks], terminal.say
+    if not _save_tokenizer(trainer.shards, output):
+        terminal.say(f"{trainer.shards.folder} lies in no run, so there is no tokenizer to write beside the model")
+    if again:
+        terminal.say(f"{again} steps after step {start.step} were not saved and are made again")
+    journal = stack.enter_context(closing(Journal(output / METRICS)))
+    board = stack.enter_context(closing(TensorBoard(output / TENSORBOARD, start.step)))
+    return [terminal, journal, board, *callbacks], terminal.say
 
 
 def _nothing(sentence: str) -> None:
@@ -87,12 +169,16 @@ def _nothing(sentence: str) -> None:
 
 def _save(trainer: Trainer, values: Mapping[str, np.ndarray] | None, folder: Path, say: Callable[[str], None]) -> None:
     """The trained model in Hugging Face's format, with its tokenizer where the view's run has it."""
+    if folder.exists():  # of the shorter run that this one went on from
+        rmtree(folder)
     save_pretrained(trainer.model, folder, values=values)
-    if "://" in trainer.shards.folder or not save_tokenizer(
-        view_of(Path(trainer.shards.folder), trainer.shards.manifest), folder
-    ):
-        say(f"{trainer.shards.folder} lies in no run, so there is no tokenizer in {folder}")
+    _save_tokenizer(trainer.shards, folder)
     say(f"the model is in {folder}")
+
+
+def _save_tokenizer(shards: Shards, folder: Path) -> bool:
+    """The tokenizer of the run the view lies in; False where it lies in none."""
+    return "://" not in shards.folder and save_tokenizer(view_of(Path(shards.folder), shards.manifest), folder)
 
 
 def _about(trainer: Trainer) -> str:

@@ -92,11 +92,58 @@ class ValidationRecord:
         return {"kind": "validation", **asdict(self)}
 
 
+@dataclass(frozen=True)
+class StartRecord:
+    """How a process began: from the checkpoint of `step`, or anew (0, None).
+
+    quarantined: damaged checkpoints that were newer, as (step, what is wrong). changed: what of the environment is not
+    as it was when the checkpoint was saved; results may then differ in the last bits.
+    """
+
+    step: int
+    checkpoint: str | None
+    quarantined: Sequence[tuple[int, str]]
+    changed: Sequence[str]
+    environment: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": "start", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """What became of a save. error: None when it is committed, else what failed; the ones before are still there.
+
+    waited_seconds, copied_seconds: what training waited, for the save before and for the copy; seconds: of the write,
+    in the background. raw_bytes, bytes: of process 0's values, and of its files.
+    """
+
+    step: int
+    path: str
+    error: str | None
+    waited_seconds: float
+    copied_seconds: float
+    seconds: float
+    raw_bytes: int
+    bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": "checkpoint", **asdict(self)}
+
+
 class Callback:
     """Who is told. Every method does nothing by default; an exception ends the run."""
+
+    def on_start(self, record: StartRecord) -> None:
+        """Before the first step of a process."""
 
     def on_step_end(self, record: StepRecord) -> None:
         """After a step."""
 
     def on_validation(self, record: ValidationRecord) -> None:
         """After a validation."""
+
+    def on_checkpoint(self, record: CheckpointRecord) -> None:
+        """After a save has ended, some steps later."""

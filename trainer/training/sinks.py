@@ -1,9 +1,9 @@
-"""Where records go: a file of JSON lines, TensorBoard's event files, and the terminal."""
+"""Where records go to be looked at: TensorBoard's event files, and the terminal."""
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.training.config import Stop
-from trainer.training.records import Callback, StepRecord, ValidationRecord
-
-
-class JsonLines(Callback):
-    """metrics.jsonl: every step and validation, one JSON object a line, written at once."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-
-    def on_step_end(self, record: StepRecord) -> None:
-        """As `Callback`."""
-        self._write(record.as_json())
-
-    def on_validation(self, record: ValidationRecord) -> None:
-        """As `Callback`."""
-        self._write(record.as_json())
-
-    def _write(self, content: dict[str, Any]) -> None:
-        self._file.write(json.dumps(content) + "\n")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+from trainer.training.records import Callback, CheckpointRecord, StartRecord, StepRecord, ValidationRecord
 
 
 class TensorBoard(Callback):
@@ -46,7 +24,9 @@ class TensorBoard(Callback):
         plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"), data_class=1
     )
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, step: int) -> None:
+        """step: of the checkpoint the run goes on from; what is there of later steps is no longer shown."""
+        _hide_after(folder, step)
         self._writer = tf.summary.create_file_writer(str(folder), flush_millis=10_000)
 
     def on_step_end(self, record: StepRecord) -> None:
@@ -65,6 +45,20 @@ class TensorBoard(Callback):
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
+
+
+def _hide_after(folder: Path, step: int) -> None:
+    """Say in an event file of its own that a session starts: TensorBoard drops what came before of those steps."""
+    if not folder.exists():
+        return
+    now = time.time() - 1.0  # so that its name comes before that of the file which is opened next
+    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    # Named as TensorFlow names its own, which are read in this order.
+    with tf.io.TFRecordWriter(str(folder / f"events.out.tfevents.{int(now)}.start.{step}")) as file:
+        file.write(tf.compat.v1.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        file.write(
+            tf.compat.v1.Event(wall_time=now, step=step + 1 if step else 0, session_log=start).SerializeToString()
+        )
 
 
 def scalars(name: str, content: Any) -> Iterator[tuple[str, float]]:
@@ -101,6 +95,26 @@ class Terminal(Callback):
     def say(self, sentence: str) -> None:
         """One line."""
         self._console.print(sentence, markup=False)
+
+    def on_start(self, record: StartRecord) -> None:
+        """As `Callback`."""
+        for step, reason in record.quarantined:
+            self.say(f"WARNING: the checkpoint of step {step} is damaged and was put aside: {reason}")
+        if record.checkpoint is not None:
+            self.say(f"going on from step {record.step}: {record.checkpoint}")
+        for change in record.changed:
+            self.say(f"WARNING: {change}; results may differ in the last bits from those of a run without a stop")
+
+    def on_checkpoint(self, record: CheckpointRecord) -> None:
+        """As `Callback`."""
+        if record.error is not None:
+            self.say(f"WARNING: the checkpoint of step {record.step} was not saved: {record.error}")
+            return
+        blocked = record.waited_seconds + record.copied_seconds
+        self.say(
+            f"step {record.step}  checkpoint of {record.bytes / 1e6:,.1f} MB written in {record.seconds:.1f} s; "
+            f"training waited {blocked:.2f} s"
+        )
 
     def on_step_end(self, record: StepRecord) -> None:
         """As `Callback`."""

@@ -86,6 +86,10 @@ class Trainer:
         )
         return self._record(settings, output, norm, read - begun, made - read)
 
+    def owned(self) -> list[meshes.Owned]:
+        """The state as this process holds it: what a checkpoint saves, and what restoring assigns."""
+        return self._parts.owned(self.optimizer)
+
     def _step_of(self, sequences: int) -> TrainStep:
         rows = self.config.rows(sequences)
         if rows not in self._steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import tensorflow as tf  # type: ignore[import-untyped]
 
@@ -16,12 +17,20 @@ from trainer.training.records import ValidationRecord
 class Validation:
     """Reads a view's validation split, `rows` records at a time in each process of a mesh.
 
-    records: of a component, at most, rounded up to whole batches; None: all.
+    records: of a component, at most, rounded up to whole batches; None: all. alive: called after each batch.
     """
 
     def __init__(
-        self, model: Model, shards: Shards, mesh: Mesh, rows: int, records: int | None, document_masking: bool
+        self,
+        model: Model,
+        shards: Shards,
+        mesh: Mesh,
+        rows: int,
+        records: int | None,
+        document_masking: bool,
+        alive: Callable[[], None],
     ) -> None:
+        self._alive = alive
         self._model, self._shards, self._mesh, self._masking = model, shards, mesh, document_masking
         self._rows = rows * mesh.processes
         self._batches = {
@@ -61,6 +70,7 @@ class Validation:
                     summed, met = self._sums(batch)
                 loss += float(summed)
                 count += int(met)
+                self._alive()
             if count:
                 losses[name], labels[name] = loss / count, count
         if not losses:

@@ -154,14 +154,6 @@ def test_exported_and_imported_weights_begin_another_run(
         Trainer(config, trainer.shards, trainer.model.config.model_copy(update={"vocab_size": 900}))
 
 
-def test_a_second_run_into_the_same_folder_is_refused(finished: tuple[Trainer, Told, Path]) -> None:
-    trainer, _, output = finished
-    before = (output / "metrics.jsonl").read_bytes()
-    with pytest.raises(Refused, match="holds a run already"):
-        run(trainer.config)
-    assert (output / "metrics.jsonl").read_bytes() == before
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [{"data": 2}, {"expert": 2}], ids=str)
 def test_two_processes_report_what_one_does(
@@ -180,7 +172,8 @@ def test_two_processes_report_what_one_does(
     np.testing.assert_allclose([line["loss"] for line in steps], [record.loss for record in told.steps], rtol=1e-4)
     validations = [line["loss"] for line in lines if line["kind"] == "validation"]
     np.testing.assert_allclose(validations, [record.loss for record in told.validations], rtol=1e-4)
-    assert lines[0]["labels"] == dict(told.validations[0].labels)
+    first = next(line for line in lines if line["kind"] == "validation")
+    assert first["labels"] == dict(told.validations[0].labels)
     again = load_pretrained(tmp_path / "out/model")
     for one, other in zip(trainer.model.variables_in_order, again.variables_in_order, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
@@ -251,9 +244,8 @@ def test_commands_print_what_was_made_and_refuse_with_a_sentence(
     assert made.stdout.startswith("import ")
     refused = command("generate", tmp_path)
     assert refused.returncode == 2
-    assert (
-        refused.stderr
-        == f"error: {tmp_path}: has no tokenizer.model (No such file or directory), which turns text into tokens\n"
+    assert refused.stderr == (
+        f"error: {tmp_path}: there is no config.json; is it a folder in Hugging Face's format?\n"
     )
     bad = tmp_path / "bad.yaml"
     bad.write_text("stop: {steps: 1}\n")

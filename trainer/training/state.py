@@ -1,0 +1,117 @@
+"""What a checkpoint of a run holds, and how a run is made to stand where it was saved.
+
+Arrays: weights, router biases, the optimizer's step count and moments, by names that are the same on every mesh.
+Dictionary: step, position and tokens, the loader's state, the last validation, config, architecture and environment.
+There is no generator of random numbers to save: nothing in a step is random, and records are read in a computed order.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import Refused
+from trainer.checkpoint import ArrayInfo, Checkpoint, Owned
+from trainer.checkpoint.retention import VALIDATION_LOSS
+from trainer.config import parse_model_config
+from trainer.model import Model
+from trainer.training.environment import environment
+from trainer.training.trainer import Progress, Trainer
+
+# Of the config, what decides neither the weights nor the order of records, beyond the rounding of sums.
+_MAY_CHANGE = {
+    "checkpoints",
+    "data",  # another path to the same view: the loader's state knows the view by its fingerprint
+    "initial",
+    "log_every",
+    "mesh",
+    "microbatch",
+    "output",
+    "recompute",
+    "step_timeout",
+    "stop",
+    "validation",
+}
+
+
+def pieces(trainer: Trainer) -> list[Owned]:
+    """What this process saves: the parts of its variables that it writes, read when they are copied."""
+    found = []
+    for each in trainer.owned():
+        if each.written is None:
+            continue
+        size = each.variable.shape
+        part = (*each.written, *[slice(None)] * (len(size) - len(each.written)))
+        begins = [cut.indices(length)[0] for cut, length in zip(part, size, strict=True)]
+        offset = tuple(at + begin for at, begin in zip(each.offset, begins, strict=True))
+        found.append(Owned(each.name, _Part(each.variable, part), each.shape, offset))
+    return found
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A box of a variable, in the way `Owned` reads variables."""
+
+    variable: Any
+    part: tuple[slice, ...]
+
+    def read_value(self) -> np.ndarray:
+        """A view where there is one."""
+        return np.asarray(self.variable.read_value())[self.part]
+
+
+def described(trainer: Trainer, validated: int | None, loss: float | None) -> dict[str, Any]:
+    """The dictionary beside the arrays. validated: step of the last validation; loss: what it found."""
+    progress = trainer.progress
+    content: dict[str, Any] = {
+        "step": progress.step,
+        "position": progress.position,
+        "tokens": progress.tokens,
+        "loader": trainer.shards.state(progress.position),
+        "validated": validated,
+        "config": trainer.config.model_dump(mode="json"),
+        "model": trainer.model.config.model_dump(mode="json"),
+        "environment": environment(),
+    }
+    if validated == progress.step and loss is not None and math.isfinite(loss):
+        content[VALIDATION_LOSS] = loss
+    return content
+
+
+def check(checkpoint: Checkpoint, trainer: Trainer) -> None:
+    """Raise Refused unless the run that was saved is the one that `trainer` is for; names what is not the same."""
+    then, now = checkpoint.meta["config"], trainer.config.model_dump(mode="json")
+    for key in sorted(now.keys() - _MAY_CHANGE):
+        if then.get(key) != now[key]:
+            raise Refused(
+                f"{checkpoint.path}: was trained with {key} {then.get(key)}, the config has {now[key]}; go on with "
+                f"what it was, or begin another run in another output (`initial` takes over weights)"
+            )
+    for key, value in trainer.model.config.model_dump(mode="json").items():
+        if checkpoint.meta["model"].get(key) != value:
+            raise Refused(
+                f"{checkpoint.path}: the model has {key} {checkpoint.meta['model'].get(key)}, now it would be {value}"
+            )
+    checkpoint.require({each.name: ArrayInfo(each.variable.dtype.name, each.shape) for each in trainer.owned()})
+
+
+def restore(checkpoint: Checkpoint, trainer: Trainer) -> None:
+    """Make `trainer` stand where it was saved, whatever the mesh that saved it. Raises Refused as `check` does."""
+    check(checkpoint, trainer)
+    meta = checkpoint.meta
+    position = trainer.shards.resume(meta["loader"])
+    for each in trainer.owned():
+        box = [slice(at, at + size) for at, size in zip(each.offset, each.variable.shape, strict=True)]
+        each.variable.assign(checkpoint.read(each.name, box))
+    trainer.progress = Progress(meta["step"], position, meta["tokens"])
+
+
+def model_of(checkpoint: Checkpoint) -> Model:
+    """The model in a checkpoint, without its optimizer. Raises Refused if its arrays are those of another one."""
+    model = Model(parse_model_config(checkpoint.meta["model"], f"{checkpoint.path}: model"))
+    for variable in (*model.variables_in_order, *model.router_biases):
+        variable.assign(checkpoint.read(variable.name.removesuffix(":0")))
+    return model
