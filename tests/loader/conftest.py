@@ -1,6 +1,8 @@
 """A run to damage."""
 
+import gc
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,19 @@ import yaml
 from loader.view import View
 from loader.vocabulary import Vocabulary, vocabulary_of
 from pipelines.tokenizer import Tokenizer
+
+
+@pytest.fixture(autouse=True)
+def collected_here() -> Iterator[None]:
+    """Collect garbage between tests, in the main thread, and not during them.
+
+    An iterator that a failure has left in a cycle of references still reads ahead. If the collector happens to run in a
+    thread of that iterator, within a function of ours, TensorFlow waits there for that very thread, for ever.
+    """
+    gc.disable()
+    yield
+    gc.enable()
+    gc.collect()
 
 
 @pytest.fixture
