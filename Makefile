@@ -20,8 +20,13 @@ demo: setup
 	$(BIN)/python -m pipelines explain $(DEMO) --a-drop
 	$(BIN)/python -m loader show $(DEMO) --view 256 --position 6
 	$(BIN)/python -m loader trace $(DEMO) --view 256 --position 6 --token 10
+	$(BIN)/python -m loader stats $(DEMO) --view 256
 	rm -rf $(TRAINING)
-	$(BIN)/python -m trainer run configs/train_demo.yaml
+	# Killed once, after its 60th step; `launch` starts it again from the last checkpoint.
+	( until grep -qs '"step": 60,' $(TRAINING)/metrics.jsonl; do sleep 0.5; kill -0 $$$$ || exit 1; done; \
+	  kill -9 $$(sed 's/.*"pid": \([0-9]*\).*/\1/' $(TRAINING)/.lock) ) & \
+	$(BIN)/python -m trainer launch configs/train_demo.yaml --processes 1
+	$(BIN)/python -m trainer checkpoints list $(TRAINING)/checkpoints
 	$(BIN)/python -m trainer generate $(TRAINING) --prompt "def main(" --tokens 40
 
 test: setup

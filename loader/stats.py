@@ -37,7 +37,8 @@ class ComponentStatistics:
     """A component in a split. records: all of them; sampled: how many were read.
 
     tokens: without padding; unique: distinct ones among these; documents: pieces of documents; padding: its share of
-    the sampled records' tokens.
+    the sampled records' tokens. entropy: of the distribution of single tokens in the sample, nats a token: the loss of a
+    model that knows how often each token occurs and nothing else.
     """
 
     split: str
@@ -48,6 +49,7 @@ class ComponentStatistics:
     unique: Spread
     documents: Spread
     padding: float
+    entropy: float
 
 
 def statistics(view: View, samples: int = SAMPLES, seed: int = 0) -> tuple[ComponentStatistics, ...]:
@@ -68,10 +70,10 @@ def statistics(view: View, samples: int = SAMPLES, seed: int = 0) -> tuple[Compo
             if records:
                 key = f"tokenmill statistics seed {seed} {split} {name}"
                 chosen = Permutation(records, key).forward(np.arange(min(samples, records), dtype=np.int64), 0)
-                tokens, unique, documents = _measure(view, *_slots(view, split, component, chosen))
+                tokens, unique, documents, entropy = _measure(view, *_slots(view, split, component, chosen))
                 padding = 1 - int(tokens.sum()) / (len(chosen) * view.capacity)
                 spreads = (_spread(tokens), _spread(unique), _spread(documents))
-                found.append(ComponentStatistics(split, name, records, len(chosen), *spreads, padding))
+                found.append(ComponentStatistics(split, name, records, len(chosen), *spreads, padding, entropy))
     return tuple(found)
 
 
@@ -86,7 +88,7 @@ def stats_lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"{facts['view']}: records of {facts['length'] + 1:,} tokens, sampled with seed {facts['seed']}"
     for part in facts["components"]:
         yield ""
-        share = f"{100 * part['padding']:.2f} % padding"
+        share = f"{100 * part['padding']:.2f} % padding, unigram entropy {part['entropy']:.3f} nats a token"
         yield f"{part['split']}, {part['component']}: {part['sampled']:,} of {part['records']:,} records, {share}"
         yield f"  {'a record':<12}{'mean':>12}{'min':>10}{'max':>10}"
         for name in ("tokens", "unique", "documents"):
@@ -110,16 +112,25 @@ def _slots(view: View, split: str, component: int, chosen: IntArray) -> tuple[In
     return view.locate_held_out(component, chosen)
 
 
-def _measure(view: View, shard: IntArray, row: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """(tokens, unique, documents) of records, each int64 [records], in any order."""
+def _measure(view: View, shard: IntArray, row: IntArray) -> tuple[IntArray, IntArray, IntArray, float]:
+    """(tokens, unique, documents) of records, each int64 [records], in any order, and the entropy of their tokens."""
     at_once = max(1, _BLOCK_TOKENS // view.capacity)
-    parts = []
+    info = view.manifest.tokenizer
+    parts, occurrences = [], np.zeros(info.vocab_size, np.int64)
     for number in np.unique(shard).tolist():
         rows = np.sort(row[shard == number])
         for first in range(0, len(rows), at_once):
-            parts.append(count_tokens(view.tokens(number, rows[first : first + at_once]), view.manifest.tokenizer))
+            records = view.tokens(number, rows[first : first + at_once])
+            parts.append(count_tokens(records, info))
+            occurrences += np.bincount(records[records != info.pad], minlength=info.vocab_size)
     tokens, unique, documents = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return tokens, unique, documents
+    return tokens, unique, documents, unigram_entropy(occurrences)
+
+
+def unigram_entropy(occurrences: IntArray) -> float:
+    """-sum p ln p over ids that occur, p their share: nats. occurrences: int64 [vocabulary], at least one above 0."""
+    p = occurrences[occurrences > 0] / occurrences.sum()
+    return float(-(p * np.log(p)).sum())
 
 
 def count_tokens(records: npt.NDArray[np.integer[Any]], info: TokenizerInfo) -> tuple[IntArray, IntArray, IntArray]:

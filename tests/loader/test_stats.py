@@ -31,11 +31,14 @@ def test_a_sample_of_all_is_the_truth(small_run: Path, opened: View) -> None:
     """Documents by provenance, components by the documents' ids: nothing of the order is used."""
     truth = read_truth(small_run, 256)
     pad = opened.manifest.tokenizer.pad
+
+    def where(slot: tuple[str, int]) -> tuple[str, str]:
+        return slot[0].split("-")[0], truth.pieces[slot][0][0].split("/")[0]
+
     counts: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
     for slot, held in truth.records.items():
         tokens = [id_ for id_ in held.tolist() if id_ != pad]
-        part = (slot[0].split("-")[0], truth.pieces[slot][0][0].split("/")[0])
-        counts.setdefault(part, []).append((len(tokens), len(set(tokens)), len(truth.pieces[slot])))
+        counts.setdefault(where(slot), []).append((len(tokens), len(set(tokens)), len(truth.pieces[slot])))
     found = by_part(statistics(opened, samples=10**6))
     assert set(found) == set(counts)
     for part, expected in counts.items():
@@ -46,6 +49,9 @@ def test_a_sample_of_all_is_the_truth(small_run: Path, opened: View) -> None:
         ):
             assert (spread.min, spread.max) == (min(values), max(values))
             assert spread.mean == pytest.approx(sum(values) / len(values))
+        ids = np.concatenate([held for slot, held in truth.records.items() if where(slot) == part])
+        shares = np.unique(ids[ids != pad], return_counts=True)[1] / (ids != pad).sum()
+        assert stated.entropy == pytest.approx(-float(shares @ np.log(shares)))
         assert stated.padding == pytest.approx(1 - sum(c[0] for c in expected) / (257 * len(expected)))
 
 

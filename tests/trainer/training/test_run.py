@@ -244,9 +244,7 @@ def test_commands_print_what_was_made_and_refuse_with_a_sentence(
     assert made.stdout.startswith("import ")
     refused = command("generate", tmp_path)
     assert refused.returncode == 2
-    assert refused.stderr == (
-        f"error: {tmp_path}: there is no config.json; is it a folder in Hugging Face's format?\n"
-    )
+    assert refused.stderr == (f"error: {tmp_path}: there is no config.json; is it a folder in Hugging Face's format?\n")
     bad = tmp_path / "bad.yaml"
     bad.write_text("stop: {steps: 1}\n")
     assert command("run", bad).returncode == 2
