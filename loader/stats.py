@@ -37,7 +37,7 @@ class ComponentStatistics:
     """A component in a split. records: all of them; sampled: how many were read.
 
     tokens: without padding; unique: distinct ones among these; documents: pieces of documents; padding: its share of
-    the sampled records' tokens. entropy: of the distribution of single tokens in the sample, nats a token: the loss of a
+    the sampled records' tokens. entropy: of the sample's distribution of single tokens, nats a token: the loss of a
     model that knows how often each token occurs and nothing else.
     """
 

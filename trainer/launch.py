@@ -79,18 +79,24 @@ class Launcher:
         if self._asked is not None:
             self._send(self._asked)
         code, deadline = 0, float("inf")
-        while any(worker.poll() is None for worker in self._workers):
-            for rank, worker in enumerate(self._workers):
-                if worker.poll() and not code:
-                    code = worker.returncode
-                    print(f"worker {rank} ended with {_ending(code)}", file=sys.stderr, flush=True)
-                    self._send(signal.SIGTERM)
-                    deadline = time.monotonic() + _GRACE
+        while True:
+            running = any(worker.poll() is None for worker in self._workers)
+            if not code and (lost := self._lost()) is not None:
+                rank, code = lost
+                print(f"worker {rank} ended with {_ending(code)}", file=sys.stderr, flush=True)
+                self._send(signal.SIGTERM)
+                deadline = time.monotonic() + _GRACE
+            if not running:
+                return code
             if time.monotonic() > deadline:
                 self._send(signal.SIGKILL)
                 deadline = float("inf")
             time.sleep(0.1)
-        return code or next((worker.returncode for worker in self._workers if worker.returncode), 0)
+
+    def _lost(self) -> tuple[int, int] | None:
+        """(rank, exit code) of a worker that has ended with another than 0."""
+        ended = ((rank, worker.returncode) for rank, worker in enumerate(self._workers))
+        return next(((rank, code) for rank, code in ended if code), None)
 
     def _environment(self, rank: int, addresses: list[str]) -> dict[str, str]:
         environ = {**os.environ, LAUNCHER: str(os.getpid())}

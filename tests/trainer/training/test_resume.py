@@ -311,10 +311,16 @@ def test_a_step_that_hangs_ends_the_process(small_run: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_fifty_kills_change_nothing(small_run: Path, tmp_path: Path) -> None:
+def test_kills_change_nothing(small_run: Path, tmp_path: Path) -> None:
+    """TOKENMILL_KILLS=50 is the long form of it."""
+    kills = int(os.environ.get("TOKENMILL_KILLS", "12"))
     seed = int.from_bytes(os.urandom(4), "big")
     print(f"seed {seed}")
-    shape = {"stop": {"steps": 1000}, "checkpoints": {"every": 3, "keep": 3}, "validation": {"every": 20, "records": 8}}
+    shape = {
+        "stop": {"steps": 20 * kills},
+        "checkpoints": {"every": 3, "keep": 3},
+        "validation": {"every": 20, "records": 8},
+    }
     given = content(small_run / "shards/64", tmp_path / "killed", **shape)
     subprocess.run(
         [
@@ -322,7 +328,7 @@ def test_fifty_kills_change_nothing(small_run: Path, tmp_path: Path) -> None:
             "-m",
             "tests.trainer.training.killed",
             str(write(tmp_path / "a.yaml", given)),
-            "50",
+            str(kills),
             str(seed),
         ],
         cwd=ROOT,
@@ -330,19 +336,19 @@ def test_fifty_kills_change_nothing(small_run: Path, tmp_path: Path) -> None:
         check=True,
         timeout=1200,
     )
-    assert len(told(tmp_path / "killed", "start")) >= 40  # the others were killed before they began
+    assert len(told(tmp_path / "killed", "start")) >= 0.7 * kills  # the others were killed before they began
     run(config_of(small_run / "shards/64", tmp_path / "whole", **shape))
-    same(tmp_path / "whole", tmp_path / "killed", 1000)
+    same(tmp_path / "whole", tmp_path / "killed", 20 * kills)
 
 
 @pytest.mark.slow
 def test_two_processes_one_killed_now_and_then(small_run: Path, tmp_path: Path) -> None:
     """Under `launch`: a lost worker restarts both. Begun by one process, so that the mesh changes on the way, too."""
     view = small_run / "shards/64"
-    shape = {"mesh": {"data": 2, "timeout": 60}, "stop": {"steps": 400}, "checkpoints": {"every": 5}}
+    shape = {"mesh": {"data": 2, "timeout": 60}, "stop": {"steps": 100}, "checkpoints": {"every": 5}}
     for name in ("whole", "killed"):
         run(config_of(view, tmp_path / name, stop={"steps": 3}))
-    for name, kills in (("whole", 0), ("killed", 3)):
+    for name, kills in (("whole", 0), ("killed", 2)):
         output = tmp_path / name
         path = write(tmp_path / f"{name}.yaml", content(view, output, **shape))
         process = begun(path, output, "launch", "--processes", "2")
@@ -354,7 +360,7 @@ def test_two_processes_one_killed_now_and_then(small_run: Path, tmp_path: Path) 
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
         assert said.count("ended with signal SIGKILL") == kills
-    same(tmp_path / "whole", tmp_path / "killed", 400)
+    same(tmp_path / "whole", tmp_path / "killed", 100)
     run(config_of(view, tmp_path / "alone", stop={"steps": 8}))
     for first, second in zip(told(tmp_path / "alone", "step"), told(tmp_path / "whole", "step")[:8], strict=True):
         assert first["position"] == second["position"]
