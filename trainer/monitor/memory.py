@@ -31,13 +31,12 @@ class HighMemory(Rule):
 
 
 def growth(times: np.ndarray, bytes_: np.ndarray) -> float:
-    """Bytes a second that have been added all along: the lesser slope (least squares) of both halves of the samples.
+    """Bytes a second that have been added all along: the least slope (least squares) of the thirds of the samples.
 
     What grew and then stopped, as a first step or a first validation makes it, has none.
     """
-    middle = len(times) // 2
-    halves = (slice(None, middle), slice(middle, None))
-    return min(float(np.polyfit(times[half] - times[0], bytes_[half], 1)[0]) for half in halves)
+    thirds = zip(np.array_split(times - times[0], 3), np.array_split(bytes_, 3), strict=True)
+    return min(float(np.polyfit(seconds, sizes, 1)[0]) for seconds, sizes in thirds)
 
 
 class MemoryRunsOut(Rule):

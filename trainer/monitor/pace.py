@@ -28,7 +28,7 @@ class ThroughputDrop(Rule):
         self._recent = Recent(config.recent)
         self._usual: deque[float] = deque(maxlen=USUAL)
 
-    def see(self, tokens: int, seconds: float) -> Change | None:
+    def see(self, tokens: float, seconds: float) -> Change | None:
         """A step that was not traced: its tokens and how long it took, input included."""
         known = len(self._usual) >= ENOUGH
         usual = median(self._usual) if known else 0.0

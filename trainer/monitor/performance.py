@@ -95,8 +95,9 @@ class Norms:
 
     The update is computed again from weights and moments, so no copy of the weights is kept for it: with
     u = m̂ / (sqrt(v̂) + eps), the step was p = (1 - r decay) q - r u (`trainer.optimizer`), so q - p, of which only the
-    norm is asked, is r (u + decay (p + r u) / (1 - r decay)). With bfloat16 moments this is what the rounded moments
-    give, some 0.1 % from what was added. One pass over weights and moments; on the CPU about a fifth of AdamW's own.
+    norm is asked, is r (u + decay (p + r u) / (1 - r decay)). Moments rounded to bfloat16 change it by less
+    than 0.1 %. One pass over weights and moments: 0.08 s for 34 million weights on 2 cores, where AdamW takes 0.06 s
+    (0.21 s with bfloat16 moments).
     """
 
     def __init__(self, optimizer: AdamW, mesh: Mesh) -> None:

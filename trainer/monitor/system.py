@@ -1,6 +1,6 @@
-"""The machine and its devices: processor, host memory, and what NVIDIA's library says where `nvidia-ml-py` is installed.
+"""The machine and its devices: processor, host memory, and what NVIDIA's library says where nvidia-ml-py is installed.
 
-Devices were never sampled here: no GPU was at hand. The calls are those of nvidia-ml-py 13.
+Devices were never sampled: no GPU was at hand. The calls are those of nvidia-ml-py 13.
 """
 
 from __future__ import annotations

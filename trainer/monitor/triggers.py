@@ -83,17 +83,15 @@ class Recent:
     def __init__(self, seconds: float) -> None:
         self._limit = seconds
         self._pieces: deque[tuple[float, float]] = deque()
+        self._seconds = self._amount = 0.0
 
     def add(self, seconds: float, amount: float) -> float | None:
         """Amount a second, this piece included; None if too little was seen."""
         self._pieces.append((seconds, amount))
-        total = sum(piece[0] for piece in self._pieces)
-        while len(self._pieces) > 1 and total - self._pieces[0][0] >= self._limit:
-            total -= self._pieces.popleft()[0]
-        if total <= 0 or total < self._limit / 3:
-            return None
-        return sum(piece[1] for piece in self._pieces) / total
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._pieces.clear()
+        self._seconds += seconds
+        self._amount += amount
+        while len(self._pieces) > 1 and self._seconds - self._pieces[0][0] >= self._limit:
+            gone = self._pieces.popleft()
+            self._seconds -= gone[0]
+            self._amount -= gone[1]
+        return self._amount / self._seconds if self._seconds >= self._limit / 3 else None
