@@ -74,7 +74,6 @@ def test_a_skewed_router(clean: Driven) -> None:
     seconds = clean.until("EXPERT_IMBALANCE", "DEAD_EXPERT", meanwhile=clean.step)
     assert seconds < 60
     bias.assign(before)
-    clean.until("EXPERT_IMBALANCE", "DEAD_EXPERT", state="ended", meanwhile=clean.step)
 
 
 def test_a_leak_and_a_slowed_input_and_then_no_step(clean: Driven) -> None:
@@ -97,5 +96,5 @@ def test_a_leak_and_a_slowed_input_and_then_no_step(clean: Driven) -> None:
     finally:
         stop.set()
         thread.join()
-    assert "this process grows by" in clean.alerts[-1]["message"]
+    assert clean.states("MEMORY_RUNS_OUT")[0] == "firing"
     assert 30 < clean.until("NO_STEP") < 60

@@ -172,6 +172,10 @@ def test_one_of_a_kind_passes_in_an_interval_and_the_last_of_the_others_after_it
     assert limiter.see(end, 159.0) is None
     assert [each.step for each in limiter.due(159.0, last=True)] == [2]
     assert limiter.see(first, 189.0) is first
+    # What is held back goes before what comes after, even when the interval is over.
+    assert limiter.see(end, 190.0) is None
+    assert limiter.see(again, 220.0) is None
+    assert [(each.step, each.suppressed) for each in limiter.due(220.0)] == [(3, 1)]
 
 
 class Kept(Outlet):

@@ -235,7 +235,10 @@ def test_checkpoints_that_fail_or_are_late() -> None:
     change = late.see(602.0)
     assert change is not None and not change.firing
     assert late.see(1099.0) is None
+    change = late.see(1101.0)
+    assert change is not None and change.firing and "step 200" in change.message
     late.done(200)
+    assert late.see(1102.0) is not None
     assert late.see(9999.0) is None
 
 
