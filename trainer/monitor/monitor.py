@@ -66,11 +66,8 @@ class Monitor(Callback):
         self._clock.step(record, record.sequences * self._trainer.shards.sequence_length, traced)
         self.alerts.on_step_end(record)
         norms = self._norms(record.learning_rate) if record.step % self._config.every == 0 else None
-        if self._rank:
-            return
-        while self._records:
-            self._write(self._records.popleft())
-        if norms is not None:
+        self._hand_over()
+        if norms is not None and not self._rank:
             self._write(self._performance(record, *norms))
 
     def on_validation(self, record: ValidationRecord) -> None:
@@ -104,6 +101,12 @@ class Monitor(Callback):
         self._stop.set()
         self._thread.join(2 * TICK)
         self.alerts.close()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Write what the other thread has recorded, in this one."""
+        while self._records and not self._rank:
+            self._write(self._records.popleft())
 
     def _performance(self, record: StepRecord, parameter_norm: float, update_norm: float) -> PerformanceRecord:
         seconds, split, wall_rate, rate = self._clock.lap()
