@@ -18,8 +18,8 @@ from trainer.training.records import StepRecord
 class PerformanceRecord:
     """Of the steps since the record before, up to `step`.
 
-    seconds: of wall time. split: shares of it, which add up to 1: input (waiting for it), step, validation, checkpoint
-    (training waiting for one), other. mfu: model FLOPs of the tokens by what the devices could do in the time of input
+    seconds: of wall time. split: shares of it, which add up to 1: input (waiting for it), training (steps), validation,
+    checkpoint (training waiting for one), other. mfu: model FLOPs of the tokens by what the devices could do in the time of input
     and steps; None without `peak_flops`. productive: of the wall time since the run was first started, stops and lost
     steps included, the share in steps that are kept. parameter_norm: Euclidean, of all weights; update_norm: of what
     the last step added to them.
@@ -50,13 +50,13 @@ class Clock:
         self._began = time.time()  # a date: it goes on while no process runs
         self._productive = 0.0
         self._since = time.perf_counter()
-        self._spent = {"input": 0.0, "step": 0.0, "validation": 0.0, "checkpoint": 0.0}
+        self._spent = {"input": 0.0, "training": 0.0, "validation": 0.0, "checkpoint": 0.0}
         self._tokens = 0
 
     def step(self, record: StepRecord, tokens: int, traced: bool) -> None:
         """A step over so many tokens. A step that was traced, or whose update was left out, is not productive."""
         self.spent("input", record.input_seconds)
-        self.spent("step", record.step_seconds)
+        self.spent("training", record.step_seconds)
         self._tokens += tokens
         if record.applied and not traced:
             self._productive += record.step_seconds
@@ -79,7 +79,7 @@ class Clock:
         whole = max(seconds, sum(spent.values()), 1e-9)
         split = {name: part / whole for name, part in spent.items()}
         split["other"] = max(0.0, 1 - sum(split.values()))
-        return seconds, split, tokens / whole, tokens / max(spent["input"] + spent["step"], 1e-9)
+        return seconds, split, tokens / whole, tokens / max(spent["input"] + spent["training"], 1e-9)
 
     def state(self) -> dict[str, float]:
         """As JSON: what a resumed run goes on with. Steps after it count as lost."""

@@ -129,11 +129,13 @@ def test_the_clock_splits_what_passed() -> None:
     assert seconds >= 0.4
     assert sum(split.values()) == pytest.approx(1.0)
     assert {name: share * seconds for name, share in split.items() if name != "other"} == pytest.approx(
-        {"input": 0.03, "step": 0.11, "validation": 0.02, "checkpoint": 0.04}
+        {"input": 0.03, "training": 0.11, "validation": 0.02, "checkpoint": 0.04}
     )
     assert wall_rate == pytest.approx(3000 / seconds)
     assert rate == pytest.approx(3000 / 0.14)
     assert clock.lap()[1]["other"] == pytest.approx(1.0)
+    content = {"step": 3, "split": split}
+    assert {name for name, _ in scalars("performance", content)} == {f"performance/split/{name}" for name in split}
     # Of 0.4 s and a little, the step that was neither traced nor left out.
     assert clock.productive <= 0.03 / 0.4
     assert clock.state()["productive_seconds"] == 0.03
