@@ -68,7 +68,9 @@ class _Part:
 def described(
     trainer: Trainer, validated: int | None, loss: float | None, monitor: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The dictionary beside the arrays. validated: step of the last validation; loss: what it found; monitor: its state."""
+    """The dictionary beside the arrays. validated: step of the last validation, and loss what it found; monitor: its
+    state.
+    """
     progress = trainer.progress
     content: dict[str, Any] = {
         "step": progress.step,
