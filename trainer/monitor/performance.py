@@ -19,10 +19,10 @@ class PerformanceRecord:
     """Of the steps since the record before, up to `step`.
 
     seconds: of wall time. split: shares of it, which add up to 1: input (waiting for it), training (steps), validation,
-    checkpoint (training waiting for one), other. mfu: model FLOPs of the tokens by what the devices could do in the time of input
-    and steps; None without `peak_flops`. productive: of the wall time since the run was first started, stops and lost
-    steps included, the share in steps that are kept. parameter_norm: Euclidean, of all weights; update_norm: of what
-    the last step added to them.
+    checkpoint (training waiting for one), other. mfu: model FLOPs of the tokens by what the devices could do in the
+    time of input and steps; None without `peak_flops`. productive: of the wall time since the run was first started,
+    stops and lost steps included, the share in steps that are kept. parameter_norm: Euclidean, of all weights;
+    update_norm: of what the last step added to them.
     """
 
     step: int
