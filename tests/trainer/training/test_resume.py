@@ -64,6 +64,7 @@ def same(one: Path, other: Path, step: int) -> None:
     assert {k: v for k, v in first.meta.items() if k not in ignored} == {
         k: v for k, v in second.meta.items() if k not in ignored
     }
+    assert first.meta["monitor"]["alerts"] == second.meta["monitor"]["alerts"]
     assert logged(one) == logged(other)
 
 
