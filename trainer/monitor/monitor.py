@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,6 +57,7 @@ class Monitor(Callback):
         self._step = trainer.progress.step
         self._sequences: int | None = None
         self._records: deque[SystemRecord] = deque(maxlen=WAITING)
+        self._failed = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
 
@@ -64,7 +66,7 @@ class Monitor(Callback):
         traced, self._sequences = record.sequences != self._sequences, record.sequences
         self._step = record.step
         self._clock.step(record, record.sequences * self._trainer.shards.sequence_length, traced)
-        self.alerts.on_step_end(record)
+        self._safely(lambda: self.alerts.on_step_end(record))
         norms = self._norms(record.learning_rate) if record.step % self._config.every == 0 else None
         self._hand_over()
         if norms is not None and not self._rank:
@@ -73,12 +75,12 @@ class Monitor(Callback):
     def on_validation(self, record: ValidationRecord) -> None:
         """As `Callback`."""
         self._clock.spent("validation", record.seconds)
-        self.alerts.on_validation(record)
+        self._safely(lambda: self.alerts.on_validation(record))
 
     def on_checkpoint(self, record: CheckpointRecord) -> None:
         """As `Callback`."""
         self._clock.spent("checkpoint", record.waited_seconds + record.copied_seconds)
-        self.alerts.on_checkpoint(record)
+        self._safely(lambda: self.alerts.on_checkpoint(record))
 
     def alive(self) -> None:
         """A sign of life that is no step, such as a batch of validation."""
@@ -128,21 +130,28 @@ class Monitor(Callback):
 
     def _watch(self) -> None:
         """What must be seen when no step comes."""
-        since, said = 0.0, False
+        since = 0.0
         while not self._stop.wait(TICK):
-            try:
-                sample = self._system.sample(self._step)
-                self.alerts.sampled(sample)
-                self.alerts.tick()
-            except Exception as error:  # of whatever kind: the run goes on
-                if not said:
-                    self._say(f"WARNING: the monitor cannot watch the machine: {type(error).__name__}: {error}")
-                said = True
-                continue
             since += TICK
-            if since >= self._config.system:
-                self._records.append(sample)
-                since = 0.0
+            keep = since >= self._config.system
+            since = 0.0 if keep else since
+            self._safely(partial(self._look, keep))
+
+    def _look(self, keep: bool) -> None:
+        sample = self._system.sample(self._step)
+        if keep:
+            self._records.append(sample)
+        self.alerts.sampled(sample)
+        self.alerts.tick()
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        """A fault of the monitor's is said once, and does not end the run."""
+        try:
+            work()
+        except Exception as error:  # of whatever kind
+            if not self._failed:
+                self._failed = True
+                self._say(f"WARNING: the monitor failed and may miss alerts: {type(error).__name__}: {error}")
 
 
 def _outlets(config: AlertsConfig, output: Path, rank: int, say: Callable[[str], None]) -> list[Outlet]:

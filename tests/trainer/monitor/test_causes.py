@@ -176,4 +176,15 @@ def test_a_machine_that_cannot_be_watched_does_not_end_the_run(healthy: Trainer,
         time.sleep(2.5)
         driven.steps(3)
     [sentence] = driven.said
-    assert sentence.startswith("WARNING: the monitor cannot watch the machine: NoSuchProcess")
+    assert sentence.startswith("WARNING: the monitor failed and may miss alerts: NoSuchProcess")
+
+
+def test_a_rule_that_fails_does_not_end_the_run(healthy: Trainer, tmp_path: Path) -> None:
+    driven = Driven(healthy, MonitorConfig(), tmp_path)
+    state = driven.monitor.state()
+    state["alerts"]["LOSS_SPIKE"]["losses"] = ["4.0"]
+    driven.monitor.restore(state)
+    with driven.monitor:
+        driven.steps(3)
+    [sentence] = driven.said
+    assert sentence.startswith("WARNING: the monitor failed and may miss alerts: TypeError")
