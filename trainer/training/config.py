@@ -13,6 +13,7 @@ from schemas import yaml_config
 from schemas.errors import Refused
 from trainer.config import ModelConfig, Precision, Strict, parse_model_config
 from trainer.mesh import MeshConfig
+from trainer.monitor.config import MonitorConfig
 from trainer.optimizer import OptimizerConfig
 from trainer.presets import preset
 from trainer.schedules import BatchRamp, BatchSize, Schedules
@@ -76,6 +77,7 @@ class RunConfig(Strict):
     log_every: steps between two lines of progress; metrics.jsonl has every step.
     step_timeout: seconds after which a step, or a batch of validation, counts as hung, and the process ends. The first
         step is traced meanwhile.
+    monitor: what is measured beside each step, and alerts (docs/monitoring.md).
     """
 
     data: str
@@ -96,6 +98,7 @@ class RunConfig(Strict):
     checkpoints: CheckpointConfig = CheckpointConfig()
     log_every: int = Field(default=10, ge=1)
     step_timeout: float = Field(default=1800.0, gt=0)
+    monitor: MonitorConfig = MonitorConfig()
 
     @model_validator(mode="after")
     def _microbatches_fit(self) -> Self:

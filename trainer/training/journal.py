@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.training.records import Callback, CheckpointRecord, StartRecord, StepRecord, ValidationRecord
+from trainer.training.records import Callback, CheckpointRecord, Measured, StartRecord, StepRecord, ValidationRecord
 
 
 class Journal(Callback):
@@ -30,6 +30,10 @@ class Journal(Callback):
         self._write(record.as_json())
 
     def on_checkpoint(self, record: CheckpointRecord) -> None:
+        """As `Callback`."""
+        self._write(record.as_json())
+
+    def on_monitor(self, record: Measured) -> None:
         """As `Callback`."""
         self._write(record.as_json())
 

@@ -18,12 +18,13 @@ from schemas.errors import Refused
 from trainer.exchange import CHECKPOINTS, MODEL_FOLDER
 from trainer.hf import save_pretrained
 from trainer.mesh import Mesh
+from trainer.monitor.monitor import Monitor
 from trainer.plan.parameters import parameters
 from trainer.text import save_tokenizer
 from trainer.training.config import RunConfig, model_config
 from trainer.training.interruption import Interruption
 from trainer.training.journal import Journal, cut
-from trainer.training.records import Callback, StartRecord
+from trainer.training.records import Callback, Measured, StartRecord
 from trainer.training.saving import Checkpoints, go_on
 from trainer.training.sinks import TensorBoard, Terminal
 from trainer.training.trainer import Trainer
@@ -56,7 +57,7 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
         interruption = stack.enter_context(Interruption())
         watchdog = stack.enter_context(Watchdog(config.step_timeout))
         trainer = Trainer(config, shards, architecture, mesh)
-        start, validated = go_on(trainer, str(output / CHECKPOINTS))
+        start, validated, watched = go_on(trainer, str(output / CHECKPOINTS))
         told: list[Callback] = []
         say: Callable[[str], None] = _nothing
         if mesh.rank == 0:
@@ -64,10 +65,25 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
             say(_about(trainer))
             for callback in told:
                 callback.on_start(start)
-        checkpoints = stack.enter_context(Checkpoints(trainer, str(output / CHECKPOINTS), told))
+        others = tuple(told)
+
+        def write(record: Measured) -> None:
+            for callback in others:
+                callback.on_monitor(record)
+
+        monitor = stack.enter_context(Monitor(config.monitor, trainer, output, write, say))
+        if watched is not None:
+            monitor.restore(watched)
+        told.append(monitor)  # in all processes
+
+        def alive() -> None:
+            watchdog.alive()
+            monitor.alive()
+
+        checkpoints = stack.enter_context(Checkpoints(trainer, str(output / CHECKPOINTS), told, monitor))
         rows = config.rows(config.schedules.batch_size.at(0))
         validation = Validation(
-            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, watchdog.alive
+            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive
         )
         work = _Run(trainer, told, validation, checkpoints, watchdog, interruption, validated)
         if work.train():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -133,6 +133,19 @@ class CheckpointRecord:
         return {"kind": "checkpoint", **asdict(self)}
 
 
+class Measured(Protocol):
+    """A record of the monitor: of the machine, or of performance (docs/monitoring.md)."""
+
+    @property
+    def step(self) -> int:
+        """The last one made."""
+        ...
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values; `kind` says which it is."""
+        ...
+
+
 class Callback:
     """Who is told. Every method does nothing by default; an exception ends the run."""
 
@@ -147,3 +160,6 @@ class Callback:
 
     def on_checkpoint(self, record: CheckpointRecord) -> None:
         """After a save has ended, some steps later."""
+
+    def on_monitor(self, record: Measured) -> None:
+        """After a step, of what was measured beside it."""

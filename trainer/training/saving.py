@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from schemas.errors import TokenmillError
 from trainer.checkpoint import Checkpoint, Found, Outcome, Retention, Saver, newest_good, open_step
 from trainer.mesh import Mesh
+from trainer.monitor.monitor import Monitor
 from trainer.training.environment import differences, environment
 from trainer.training.records import Callback, CheckpointRecord, StartRecord
 from trainer.training.state import described, pieces, restore
 from trainer.training.trainer import Trainer
 
 
-def go_on(trainer: Trainer, directory: str) -> tuple[StartRecord, int | None]:
+def go_on(trainer: Trainer, directory: str) -> tuple[StartRecord, int | None, dict[str, Any] | None]:
     """Make `trainer` stand at the newest checkpoint that is whole, if there is one. All processes must call it.
 
-    Returns what process 0 tells of it, and the step of the last validation before.
+    Returns what process 0 tells of it, the step of the last validation before, and the monitor's state.
 
     Raises:
         Refused: the checkpoint is of another run or view.
@@ -26,10 +27,12 @@ def go_on(trainer: Trainer, directory: str) -> tuple[StartRecord, int | None]:
     checkpoint, quarantined = _newest(trainer.mesh, directory)
     here = environment()
     if checkpoint is None:
-        return StartRecord(0, None, quarantined, (), here), None
+        return StartRecord(0, None, quarantined, (), here), None, None
     restore(checkpoint, trainer)
-    changed = differences(checkpoint.meta["environment"], here)
-    return StartRecord(checkpoint.step, checkpoint.path, quarantined, changed, here), checkpoint.meta["validated"]
+    meta = checkpoint.meta
+    changed = differences(meta["environment"], here)
+    start = StartRecord(checkpoint.step, checkpoint.path, quarantined, changed, here)
+    return start, meta["validated"], meta.get("monitor")
 
 
 def _newest(mesh: Mesh, directory: str) -> tuple[Checkpoint | None, tuple[tuple[int, str], ...]]:
@@ -44,11 +47,14 @@ def _newest(mesh: Mesh, directory: str) -> tuple[Checkpoint | None, tuple[tuple[
 class Checkpoints:
     """Saves a run. All processes make one before their first step, and save at the same steps.
 
-    told: whom process 0 tells what became of each save. As a context it waits for the last one.
+    told: whom to tell what became of each save. monitor: whose state is saved, too; None: nobody's. As a context it
+    waits for the last one.
     """
 
-    def __init__(self, trainer: Trainer, directory: str, told: Sequence[Callback]) -> None:
-        self._trainer, self._told = trainer, told
+    def __init__(
+        self, trainer: Trainer, directory: str, told: Sequence[Callback], monitor: Monitor | None = None
+    ) -> None:
+        self._trainer, self._told, self._monitor = trainer, told, monitor
         mesh, config = trainer.mesh, trainer.config.checkpoints
         self._saver = Saver(
             directory,
@@ -65,7 +71,8 @@ class Checkpoints:
         """Save the run as it stands, unless it was saved here. validated, loss: of the last validation."""
         step = self._trainer.progress.step
         if step != self._saved:
-            self._saver.save(step, pieces(self._trainer), described(self._trainer, validated, loss))
+            monitor = self._monitor.state() if self._monitor else None
+            self._saver.save(step, pieces(self._trainer), described(self._trainer, validated, loss, monitor))
             self._saved = step
 
     def report(self) -> None:

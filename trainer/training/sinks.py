@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.training.config import Stop
-from trainer.training.records import Callback, CheckpointRecord, StartRecord, StepRecord, ValidationRecord
+from trainer.training.records import Callback, CheckpointRecord, Measured, StartRecord, StepRecord, ValidationRecord
 
 
 class TensorBoard(Callback):
@@ -36,6 +36,11 @@ class TensorBoard(Callback):
     def on_validation(self, record: ValidationRecord) -> None:
         """As `Callback`."""
         self._write("validation", record.step, record.as_json())
+
+    def on_monitor(self, record: Measured) -> None:
+        """As `Callback`."""
+        content = record.as_json()
+        self._write(content["kind"], record.step, content)
 
     def _write(self, prefix: str, step: int, content: dict[str, Any]) -> None:
         with self._writer.as_default():

@@ -1,7 +1,8 @@
 """What a checkpoint of a run holds, and how a run is made to stand where it was saved.
 
 Arrays: weights, router biases, the optimizer's step count and moments, by names that are the same on every mesh.
-Dictionary: step, position and tokens, the loader's state, the last validation, config, architecture and environment.
+Dictionary: step, position and tokens, the loader's state, the last validation, the monitor's state, config,
+architecture and environment.
 There is no generator of random numbers to save: nothing in a step is random, and records are read in a computed order.
 """
 
@@ -29,6 +30,7 @@ _MAY_CHANGE = {
     "log_every",
     "mesh",
     "microbatch",
+    "monitor",
     "output",
     "recompute",
     "step_timeout",
@@ -63,8 +65,12 @@ class _Part:
         return np.asarray(self.variable.read_value())[self.part]
 
 
-def described(trainer: Trainer, validated: int | None, loss: float | None) -> dict[str, Any]:
-    """The dictionary beside the arrays. validated: step of the last validation; loss: what it found."""
+def described(
+    trainer: Trainer, validated: int | None, loss: float | None, monitor: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The dictionary beside the arrays. validated: step of the last validation, and loss what it found; monitor: its
+    state.
+    """
     progress = trainer.progress
     content: dict[str, Any] = {
         "step": progress.step,
@@ -72,6 +78,7 @@ def described(trainer: Trainer, validated: int | None, loss: float | None) -> di
         "tokens": progress.tokens,
         "loader": trainer.shards.state(progress.position),
         "validated": validated,
+        "monitor": monitor,
         "config": trainer.config.model_dump(mode="json"),
         "model": trainer.model.config.model_dump(mode="json"),
         "environment": environment(),

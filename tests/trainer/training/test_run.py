@@ -55,7 +55,9 @@ def finished(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         "batch_size": {"kind": "ramp", "start": 8, "end": 12, "tokens": 1024, "multiple": 4},
     }
     told = Told()
-    config = RunConfig.model_validate(content(small_run / "shards/64", output, schedules=schedules, microbatch=4))
+    config = RunConfig.model_validate(
+        content(small_run / "shards/64", output, schedules=schedules, microbatch=4, monitor={"every": 2})
+    )
     return run(config, [told]), told, output
 
 
@@ -174,6 +176,11 @@ def test_two_processes_report_what_one_does(
     np.testing.assert_allclose(validations, [record.loss for record in told.validations], rtol=1e-4)
     first = next(line for line in lines if line["kind"] == "validation")
     assert first["labels"] == dict(told.validations[0].labels)
+    before = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    for norm in ("parameter_norm", "update_norm"):
+        one, two = ([line[norm] for line in every if line["kind"] == "performance"] for every in (before, lines))
+        assert len(one) == 3
+        np.testing.assert_allclose(two, one, rtol=1e-3)
     again = load_pretrained(tmp_path / "out/model")
     for one, other in zip(trainer.model.variables_in_order, again.variables_in_order, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-3)
