@@ -11,7 +11,7 @@ from types import TracebackType
 from loader.cache.ahead import Ahead
 from loader.cache.fetch import Fetcher
 from loader.cache.remote import Remote
-from loader.cache.retry import Retry
+from schemas.retry import Retry
 from loader.cache.store import Held, Store
 from loader.cache.temporary import Closed
 from schemas.errors import Refused, TokenmillError

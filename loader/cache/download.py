@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from loader.cache.remote import Remote
-from loader.cache.retry import Retry, Transient, retried
+from schemas.retry import Retry, Transient, retried
 from loader.cache.temporary import Temporary
 from schemas.errors import TokenmillError
 from schemas.manifest import File

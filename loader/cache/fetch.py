@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from loader.cache.download import download
 from loader.cache.remote import Remote
-from loader.cache.retry import Retry
+from schemas.retry import Retry
 from loader.cache.store import Held, Store, Wait
 from loader.cache.temporary import Closed, Temporary
 from schemas.errors import TokenmillError
