@@ -1,9 +1,9 @@
 """One run owns a directory.
 
 The lock is a file `.lock`, created if it is absent: on a local disk under a file lock, on gs:// for the generation that
-was looked at, so that of two starting runs one wins; on other filesystems it is looked for, then written. It names its owner (run id, host, process) and carries a heartbeat that
-the owner renews every `HEARTBEAT` seconds. Workers compare the run id before every commit, so that workers of a
-dead driver cannot write into its successor's run.
+was looked at, so that of two starting runs one wins; on other filesystems it is looked for, then written. It names
+its owner (run id, host, process) and carries a heartbeat that the owner renews every `HEARTBEAT` seconds. Workers
+compare the run id before every commit, so that workers of a dead driver cannot write into its successor's run.
 
 A lock is stale, and taken over, when its owner ran on this host and is gone, or when its heartbeat is older than
 `STALE` seconds (another host's owner, or a machine that was restarted).

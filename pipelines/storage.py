@@ -156,7 +156,7 @@ def size_of(path: str) -> int | None:
 def sha256_of(path: str) -> str:
     """The sha256 of a file, in hex.
 
-    An object in Cloud Storage is not read: the server has its bytes by their crc32c, with the sha256 they were put with.
+    An object in Cloud Storage is not read: the server took its bytes by their crc32c, with the sha256 we put with them.
     """
     if not is_local(path) and (stated := _elsewhere(path).sha256_of(path)):
         return str(stated)

@@ -1,8 +1,8 @@
 """Google Cloud Storage as the loader's cache and the pipelines meet it: the client, and what its failures mean.
 
-google-cloud-storage's own retries are switched off everywhere (`retry=None`); `schemas.retry` has the rules. Credentials
-are the application default ones. With STORAGE_EMULATOR_HOST set the library talks to that server, without any. Importing
-this needs nothing of Google.
+google-cloud-storage's own retries are switched off everywhere (`retry=None`); `schemas.retry` has the rules.
+Credentials are the application default ones. With STORAGE_EMULATOR_HOST set the library talks to that server, without
+any. Importing this needs nothing of Google.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def put(path: str, file: BinaryIO, size: int, sha256: str, guard: Callable[[], N
 def open_read(path: str) -> BinaryIO:
     """A file opened for reading; seekable."""
     opened: Any = FileSystems.open(path, _TYPE, CompressionTypes.UNCOMPRESSED)
-    return opened  # type: ignore[no-any-return]
+    return opened
 
 
 def read_bytes(path: str) -> bytes:

@@ -1,11 +1,9 @@
 """Objects of Google Cloud Storage: each becomes visible whole, by one put, under its final name.
 
-A put is made for a *generation* (0: the name is free), so a request that comes late, or a second time because the answer to the
-first was lost, changes nothing: the server refuses it (412). What lies there then has our sha256, which every put
-states in the object's metadata, or it is another file; that is replaced only if the writer still owns the run. The client sends each file's crc32c
-along, and the server takes no bytes that do not have it.
-
-All requests go through `schemas.retry`; tests set `RETRY`.
+A put is made for a *generation* (0: the name is free), so a request that comes late, or a second time because the
+answer to the first was lost, changes nothing: the server refuses it (412). What lies there then has our sha256, which
+every put states in the object's metadata, or it is another file; that is replaced only if the writer still owns the
+run. The client sends each file's crc32c along, and the server takes no bytes that do not have it.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from schemas.retry import Retry, Transient, retried
 
 T = TypeVar("T")
 RETRY = Retry()
+"""The limits of every request here."""
 _TYPE = "application/octet-stream"
 _THREADS = 16
 _LEAST_AHEAD, _MOST_AHEAD = 1 << 16, 1 << 24  # bytes a reader asks for beyond what it was asked for
@@ -66,9 +65,7 @@ def put_if(path: str, data: bytes, sha256: str, generation: int) -> int:
     return _put(path, io.BytesIO(data), len(data), sha256, generation, None)
 
 
-def _put(
-    path: str, file: BinaryIO, size: int, sha256: str, generation: int, guard: Callable[[], None] | None
-) -> int:
+def _put(path: str, file: BinaryIO, size: int, sha256: str, generation: int, guard: Callable[[], None] | None) -> int:
     blob = _blob(path)
     blob.metadata = {"sha256": sha256}
 
@@ -198,7 +195,7 @@ class Reader(io.RawIOBase):
 
 def open_read(path: str) -> BinaryIO:
     """An object opened for reading; seekable. Raises as `Reader`."""
-    return io.BufferedReader(Reader(path), _LEAST_AHEAD)  # type: ignore[return-value]
+    return io.BufferedReader(Reader(path), _LEAST_AHEAD)
 
 
 def _range(path: str, start: int, stop: int, generation: int) -> bytes:

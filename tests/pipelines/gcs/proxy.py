@@ -16,12 +16,12 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 FAULTS = ("429", "503", "drop", "short", "ends_early", "lost")
-"""Two statuses; no answer and nothing done; half a body, then the end or, worse, as if it were whole; all done and no answer."""
+"""Two statuses; no answer and nothing done; half a body, then a reset or a clean end; all done and no answer."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What came. kind: put, start (of an upload in parts), stat, download, list or delete; name: of the object or prefix."""
+    """What came. kind: put, start (of an upload in parts), stat, download, list, delete; name: object or prefix."""
 
     kind: str
     name: str
@@ -46,7 +46,7 @@ class Proxy:
                     proxy._handle(self)
                 self.close_connection = True
 
-            do_GET = do_POST = do_PUT = do_DELETE = handle_any
+            do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815 - the names http.server calls
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
