@@ -40,11 +40,12 @@ def run(
     """
     progress = progress or Progress()
     options = list(beam_options)
+    directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
     if options:
-        from pipelines.runner import check_options  # noqa: PLC0415 - loads Beam
+        from pipelines.runner import check_cluster, check_options  # noqa: PLC0415 - loads Beam
 
         check_options(options)
-    directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
+        check_cluster(options, directory, config)
     shown = os.fsencode(directory).decode("utf-8", "backslashreplace")
     if shown != directory:
         raise Refused(f"{shown}: the path is not UTF-8, which Parquet files need; give another --output")
