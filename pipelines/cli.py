@@ -7,9 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from schemas.errors import TokenmillError
+from schemas.errors import Refused, TokenmillError
 from schemas.manifest import STAGES, Stage
+
+if TYPE_CHECKING:
+    from schemas.config import Config
 
 _RUN_EPILOG = """\
 The stages, in order: ingest, dedup, tokenizer, tokenize, shard. What is done is skipped, so the same command goes on
@@ -110,6 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def read_config_file(path: str) -> Config:
+    """The config at a local or remote path. Raises Refused when it is absent or not valid."""
+    from pipelines import storage  # noqa: PLC0415
+    from schemas.config import load_config, parse_yaml  # noqa: PLC0415
+
+    if storage.is_local(path):
+        return load_config(path)
+    try:
+        return parse_yaml(storage.read_bytes(path), path)
+    except FileNotFoundError:
+        raise Refused(f"{path}: there is no such object") from None
+
+
 def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
     # Imported here: Beam takes a second to load, which --help and argument errors need not wait for. Without its gcp
     # extra it warns at each import that there is none.
@@ -132,10 +149,9 @@ def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
         print(write_report(parsed.directory))
         return 0
     from pipelines.run import run  # noqa: PLC0415
-    from schemas.config import load_config  # noqa: PLC0415
 
     stages: list[Stage] = parsed.stages if parsed.command == "run" else ["ingest", "dedup", "tokenizer"]
-    config = load_config(parsed.config)
+    config = read_config_file(parsed.config)
     if not run(config, parsed.output, stages, parsed.replace_from, beam_options):
         print(f"{parsed.output}: nothing to do, everything is there")
     return 0
