@@ -13,10 +13,11 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import storage
 from pipelines.jobs import Each, Exchange, Run, Step
-from pipelines.runner import runner_and_options
+from pipelines.runner import DASK, runner_and_options
 
 # What is sent to workers is made of classes at the top of modules: they are pickled by name, where a lambda (and so
 # Beam's own Create, Map and FlatMap) is pickled with its code and the path of its file on this machine.
@@ -43,14 +44,6 @@ class _Numbers(beam.DoFn):
         bits = np.unpackbits(np.frombuffer(zlib.decompress(self._bits), np.uint8))
         for number in np.flatnonzero(bits).tolist():
             yield number, 0
-
-
-class _Nothing(beam.DoFn):
-    """(destination, no bytes from nowhere): so that a destination nobody sends to is written, too."""
-
-    def process(self, element: tuple[int, Any]) -> Iterator[tuple[int, tuple[int, bytes]]]:
-        """Yield it for one destination."""
-        yield element[0], (-1, b"")
 
 
 class _Tasks(beam.PTransform):
@@ -143,11 +136,17 @@ class _Gather:
 
 @dataclass(frozen=True)
 class _Emit:
-    """Yields (destination, (source, bytes)) for the runner to group."""
+    """Yields (destination, (source, bytes)) for the runner to group.
+
+    The first source also sends every destination an empty block from -1: one that gets nothing else is written, too.
+    """
 
     step: Exchange
 
     def __call__(self, run: Run, source: int, _: Any) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        if source == 0:
+            for destination in range(self.step.destinations):
+                yield (destination, (-1, b""))
         for destination, block in self.step.emit(run, source):
             yield (destination, (source, block))
 
@@ -174,12 +173,19 @@ def run_graph(run: Run, steps: Sequence[Step], options: Sequence[str], small: bo
     """`jobs.run_steps`, by Beam."""
     runner, parsed = runner_and_options(options, small, steps[0].name, run.run_id)
     with beam.Pipeline(runner=runner, options=parsed) as pipeline:
-        after = (
-            pipeline | "start" >> beam.Impulse() | "begin" >> beam.ParDo(_Begin()).with_output_types(tuple[int, int])
-        )
+        after = _start(pipeline, parsed)
         for step in steps:
             if not (isinstance(step, Each) and not step.tasks):  # a step of no tasks would hold up the next for ever
                 after = _append(run, step, after)
+
+
+def _start(pipeline: Any, options: PipelineOptions) -> Any:
+    """One token or, for Dask, one a part: it knows no Impulse, and cuts nothing finer than its first step was."""
+    if options.get_all_options()["runner"] == DASK:
+        from pipelines import dask  # noqa: PLC0415
+
+        return pipeline | "start" >> beam.Create([(0, 0)] * dask.partitions(options))
+    return pipeline | "start" >> beam.Impulse() | "begin" >> beam.ParDo(_Begin()).with_output_types(tuple[int, int])
 
 
 def _append(run: Run, step: Step, after: Any) -> Any:
@@ -191,15 +197,9 @@ def _append(run: Run, step: Step, after: Any) -> Any:
         spilled = sources | f"{step.name} spill" >> _work(run, _Spill(step))
         gather = spilled | f"{step.name} destinations" >> _Tasks(destinations)
         return gather | f"{step.name} gather" >> _work(run, _Gather(step))
-    emitted = sources | f"{step.name} emit" >> _work(run, _Emit(step), tuple[int, bytes])
-    everyone = (
-        after
-        | f"{step.name} destinations" >> _Tasks(destinations)
-        | f"{step.name} empty" >> beam.ParDo(_Nothing()).with_output_types(tuple[int, tuple[int, bytes]])
-    )
     return (
-        (emitted, everyone)
-        | f"{step.name} both" >> beam.Flatten()
+        sources
+        | f"{step.name} emit" >> _work(run, _Emit(step), tuple[int, bytes])
         | f"{step.name} group" >> beam.GroupByKey()
         | f"{step.name} receive" >> _work(run, _Receive(step))
     )

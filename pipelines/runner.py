@@ -14,6 +14,7 @@ from pipelines import workers
 from schemas.config import Config
 from schemas.errors import Refused
 
+DASK = "DaskRunner"
 _OWN = ("output", "stages", "replace_from")  # options of the command itself
 
 
@@ -25,9 +26,12 @@ def check_options(options: Sequence[str]) -> None:
             option (Beam itself would pass over it).
     """
     parsed = PipelineOptions(list(options))
+    if parsed.get_all_options()["runner"] == DASK:
+        from pipelines import dask  # noqa: PLC0415
+
+        dask.partitions(parsed)
     known = parsed.get_all_options()
-    named = known["runner"] or "FnApiRunner"
-    if named in ("DirectRunner", "FnApiRunner", "DataflowRunner"):
+    if (known["runner"] or "FnApiRunner") in ("DirectRunner", "FnApiRunner", "DataflowRunner", DASK):
         for name in sorted(parsed.get_all_options(retain_unknown_options=True).keys() - known.keys()):
             close = difflib.get_close_matches(name, [*_OWN, *known], n=1)
             meant = f"; did you mean --{close[0].replace('_', '-') if close[0] in _OWN else close[0]}?" if close else ""
@@ -67,6 +71,10 @@ def runner_and_options(
         from pipelines import dataflow  # noqa: PLC0415
 
         return named, dataflow.configure(options, arguments, name, run_id)
+    if named == DASK:
+        from pipelines import dask  # noqa: PLC0415
+
+        return dask.runner(), options
     if named not in ("DirectRunner", "FnApiRunner"):
         return named, options
     direct = options.view_as(DirectOptions)

@@ -217,9 +217,12 @@ def test_a_lock_that_was_taken_over_is_neither_renewed_nor_removed(
     while gcs.stat(f"{place}/.lock") == held:
         assert time.monotonic() < until, "no heartbeat"
         time.sleep(0.05)
+    old._stop.set()  # no heartbeat between what `new` reads and writes
+    old._thread.join()
     monkeypatch.setattr(lock, "is_stale", lambda owner: True)
     new.acquire()
-    time.sleep(0.3)
+    with pytest.raises(Changed):  # a heartbeat that was long on its way
+        old._write()
     check_owner(place, "new")
     with pytest.raises(TokenmillError, match="run old no longer owns"):
         check_owner(place, "old")
