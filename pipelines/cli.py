@@ -19,7 +19,8 @@ _RUN_EPILOG = """\
 The stages, in order: ingest, dedup, tokenizer, tokenize, shard. What is done is skipped, so the same command goes on
 after a kill or a crash. All other options go to Beam, for example:
   --direct_num_workers 4      local worker processes (default: one a core; 1 runs in this process alone)
-  --runner DataflowRunner --project P --region R --temp_location gs://B/tmp
+  --runner DataflowRunner --project P --region R --temp_location gs://B/tmp --sdk_container_image IMAGE
+  --runner DaskRunner --dask_client_address tcp://HOST:8786 --dask_npartitions 64
 """
 
 
@@ -50,6 +51,19 @@ def parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser("validate", help="check a config and list what it would read; writes nothing")
     validate.add_argument("config", metavar="CONFIG", help="a YAML file")
+
+    plan = commands.add_parser(
+        "plan",
+        help="what a run would cost: time, memory, machines, bytes, shards",
+        description="Do every stage on a sample of the config's units, in a temporary folder of this machine, and say "
+        "by proportion what the whole run would cost. Writes nothing else.",
+    )
+    plan.add_argument("config", metavar="CONFIG", help="a YAML file")
+    plan.add_argument("--sample", type=float, default=32, metavar="MB", help="input to measure on (default: 32)")
+    plan.add_argument("--hours", type=float, default=24, help="the time a run may take (default: 24)")
+    plan.add_argument("--vcpus", type=int, default=4, help="of one machine (default: 4)")
+    plan.add_argument("--hosts", type=int, default=1, help="that will read the views in training (default: 1)")
+    plan.add_argument("--json", action="store_true", help="print JSON")
 
     status = commands.add_parser("status", help="what of a run is done and what is next")
     status.add_argument("directory", metavar="DIR", help="a run directory")
@@ -135,6 +149,12 @@ def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
         from pipelines.reports import validate  # noqa: PLC0415
 
         return validate(parsed.config)
+    if parsed.command == "plan":
+        from pipelines.estimate.report import run_plan  # noqa: PLC0415
+
+        sample = round(parsed.sample * 1e6)
+        config = read_config_file(parsed.config)
+        return run_plan(config, parsed.hosts, parsed.hours, parsed.vcpus, sample, parsed.json)
     if parsed.command == "status":
         from pipelines.reports import status  # noqa: PLC0415
 

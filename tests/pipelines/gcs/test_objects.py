@@ -197,6 +197,9 @@ def test_of_two_starting_runs_one_wins(proxy: Proxy, place: str, monkeypatch: py
     one.acquire()
     with pytest.raises(Refused, match=r"run one .* is at work"):
         other.acquire()
+    proxy.choose = once("download", "ends_early")  # half a lock is not no lock
+    with pytest.raises(Refused, match="run one"):
+        other.acquire()
     monkeypatch.setattr(gcs, "read_generation", lambda path: seen)  # it looked before `one` wrote
     with pytest.raises(Refused, match="another run took it this moment"):
         other.acquire()
