@@ -55,7 +55,10 @@ class Drive(beam.DoFn):
         while (owner := owner_of(output)) is not None and not is_stale(owner) and time.monotonic() < until:
             time.sleep(HEARTBEAT)
         arguments = element.decode().split("\n")
-        code = command_line(arguments)
+        try:
+            code = command_line(arguments)
+        except SystemExit as stop:  # arguments it does not know; a worker must not end for it
+            code = int(stop.code or 0)
         if code:
             raise TokenmillError(f"{shlex.join(arguments)}: exit code {code}; the worker's log has the reason")
         yield code

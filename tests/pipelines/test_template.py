@@ -9,7 +9,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-from pipelines.template import main, parser, run_arguments
+import pytest
+
+from pipelines.template import Drive, main, parser, run_arguments
+from schemas.errors import TokenmillError
 from tests.conftest import ROOT
 from tests.pipelines.test_dataflow import GIVEN
 from tests.pipelines.tiny import contents
@@ -23,6 +26,11 @@ def test_the_launched_job_drives_a_run(tiny_run: Path, tmp_path: Path) -> None:
     assert contents(Path(output)) == {
         name: sha256 for name, sha256 in truth.items() if name.startswith(("config", "plan", "documents", "dedup"))
     }
+
+
+def test_arguments_that_are_wrong_fail_the_launched_job_and_end_no_worker(tmp_path: Path) -> None:
+    with pytest.raises(TokenmillError, match="exit code 2"):
+        list(Drive().process(b"run\nx.yaml\n--output\nruns/x\n--stages\nbaking", str(tmp_path)))
 
 
 def test_a_run_that_fails_fails_the_launched_job(tmp_path: Path) -> None:
