@@ -47,8 +47,8 @@ def main() -> int:
     run = Run(order["directory"], order["run_id"])
     config = parse_config(order["config"], "config.yaml")
     context = Context(run, config, read_plan(run), order["options"], say)
-    if not context.small:
-        workers.prepare()
+    if not context.small and not any(word.startswith("--runner") for word in order["options"]):
+        workers.prepare()  # of Beam's local runner
     for stage in order["stages"]:
         try:
             RUNNERS[stage](context)

@@ -7,15 +7,20 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from schemas.errors import TokenmillError
+from schemas.errors import Refused, TokenmillError
 from schemas.manifest import STAGES, Stage
+
+if TYPE_CHECKING:
+    from schemas.config import Config
 
 _RUN_EPILOG = """\
 The stages, in order: ingest, dedup, tokenizer, tokenize, shard. What is done is skipped, so the same command goes on
 after a kill or a crash. All other options go to Beam, for example:
   --direct_num_workers 4      local worker processes (default: one a core; 1 runs in this process alone)
-  --runner DataflowRunner --project P --region R --temp_location gs://B/tmp
+  --runner DataflowRunner --project P --region R --temp_location gs://B/tmp --sdk_container_image IMAGE
+  --runner DaskRunner --dask_client_address tcp://HOST:8786 --dask_npartitions 64
 """
 
 
@@ -46,6 +51,19 @@ def parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser("validate", help="check a config and list what it would read; writes nothing")
     validate.add_argument("config", metavar="CONFIG", help="a YAML file")
+
+    plan = commands.add_parser(
+        "plan",
+        help="what a run would cost: time, memory, machines, bytes, shards",
+        description="Do every stage on a sample of the config's units, in a temporary folder of this machine, and say "
+        "by proportion what the whole run would cost. Writes nothing else.",
+    )
+    plan.add_argument("config", metavar="CONFIG", help="a YAML file")
+    plan.add_argument("--sample", type=float, default=32, metavar="MB", help="input to measure on (default: 32)")
+    plan.add_argument("--hours", type=float, default=24, help="the time a run may take (default: 24)")
+    plan.add_argument("--vcpus", type=int, default=4, help="of one machine (default: 4)")
+    plan.add_argument("--hosts", type=int, default=1, help="that will read the views in training (default: 1)")
+    plan.add_argument("--json", action="store_true", help="print JSON")
 
     status = commands.add_parser("status", help="what of a run is done and what is next")
     status.add_argument("directory", metavar="DIR", help="a run directory")
@@ -110,6 +128,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def read_config_file(path: str) -> Config:
+    """The config at a local or remote path. Raises Refused when it is absent or not valid."""
+    from pipelines import storage  # noqa: PLC0415
+    from schemas.config import load_config, parse_yaml  # noqa: PLC0415
+
+    if storage.is_local(path):
+        return load_config(path)
+    try:
+        return parse_yaml(storage.read_bytes(path), path)
+    except FileNotFoundError:
+        raise Refused(f"{path}: there is no such object") from None
+
+
 def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
     # Imported here: Beam takes a second to load, which --help and argument errors need not wait for. Without its gcp
     # extra it warns at each import that there is none.
@@ -118,6 +149,12 @@ def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
         from pipelines.reports import validate  # noqa: PLC0415
 
         return validate(parsed.config)
+    if parsed.command == "plan":
+        from pipelines.estimate.report import run_plan  # noqa: PLC0415
+
+        sample = round(parsed.sample * 1e6)
+        config = read_config_file(parsed.config)
+        return run_plan(config, parsed.hosts, parsed.hours, parsed.vcpus, sample, parsed.json)
     if parsed.command == "status":
         from pipelines.reports import status  # noqa: PLC0415
 
@@ -132,10 +169,9 @@ def _dispatch(parsed: argparse.Namespace, beam_options: list[str]) -> int:
         print(write_report(parsed.directory))
         return 0
     from pipelines.run import run  # noqa: PLC0415
-    from schemas.config import load_config  # noqa: PLC0415
 
     stages: list[Stage] = parsed.stages if parsed.command == "run" else ["ingest", "dedup", "tokenizer"]
-    config = load_config(parsed.config)
+    config = read_config_file(parsed.config)
     if not run(config, parsed.output, stages, parsed.replace_from, beam_options):
         print(f"{parsed.output}: nothing to do, everything is there")
     return 0

@@ -6,31 +6,58 @@ The graph holds task numbers only, so that a million units do not make a large o
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines import storage
 from pipelines.jobs import Each, Exchange, Run, Step
-from pipelines.runner import runner_and_options
+from pipelines.runner import DASK, runner_and_options
+
+# What is sent to workers is made of classes at the top of modules: they are pickled by name, where a lambda (and so
+# Beam's own Create, Map and FlatMap) is pickled with its code and the path of its file on this machine.
+
+
+class _Begin(beam.DoFn):
+    """The one token the first step waits for."""
+
+    def process(self, element: Any) -> Iterator[tuple[int, int]]:
+        """Yield it."""
+        yield 0, 0
+
+
+class _Numbers(beam.DoFn):
+    """(task number, 0) of every task: ascending numbers in few bytes, for a job's description holds them."""
+
+    def __init__(self, tasks: Sequence[int]) -> None:
+        numbers = np.asarray(tasks, np.int64)
+        assert len(numbers) == 0 or (np.diff(numbers) > 0).all()
+        self._bits = zlib.compress(np.packbits(np.bincount(numbers) > 0).tobytes())
+
+    def process(self, element: Any) -> Iterator[tuple[int, int]]:
+        """Yield them all."""
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(self._bits), np.uint8))
+        for number in np.flatnonzero(bits).tolist():
+            yield number, 0
 
 
 class _Tasks(beam.PTransform):
-    """(task number, one None) of every task, spread over workers once `after` is complete."""
+    """(task number, one 0) of every task, spread over workers once `after` is complete."""
 
     def __init__(self, tasks: Sequence[int]) -> None:
         super().__init__()
-        self._tasks = tasks
+        self._numbers = _Numbers(tasks)
 
     def expand(self, after: Any) -> Any:
-        tasks = self._tasks
         return (
             after
             | "wait" >> beam.GroupByKey()
-            | "tasks" >> beam.FlatMap(lambda _: [(number, None) for number in tasks])
+            | "tasks" >> beam.ParDo(self._numbers).with_output_types(tuple[int, int])
             | "spread" >> beam.GroupByKey()
         )
 
@@ -57,9 +84,9 @@ class _Once:
 
     work: Callable[[Run, int], None]
 
-    def __call__(self, run: Run, task: int, _: Any) -> Iterator[tuple[int, None]]:
+    def __call__(self, run: Run, task: int, _: Any) -> Iterator[tuple[int, int]]:
         self.work(run, task)
-        yield (0, None)
+        yield 0, 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +95,7 @@ class _Spill:
 
     step: Exchange
 
-    def __call__(self, run: Run, source: int, _: Any) -> Iterator[tuple[int, None]]:
+    def __call__(self, run: Run, source: int, _: Any) -> Iterator[tuple[int, int]]:
         path = run.work(self.step.folder, f"spill-{source:07d}")
         if storage.size_of(path) is None:
             offsets = np.zeros(self.step.destinations + 1, np.int64)
@@ -82,7 +109,7 @@ class _Spill:
                     file.write(offsets.tobytes())
 
             run.commit(path, write)
-        yield (0, None)
+        yield 0, 0
 
 
 @dataclass(frozen=True)
@@ -91,10 +118,10 @@ class _Gather:
 
     step: Exchange
 
-    def __call__(self, run: Run, destination: int, _: Any) -> Iterator[tuple[int, None]]:
+    def __call__(self, run: Run, destination: int, _: Any) -> Iterator[tuple[int, int]]:
         if storage.size_of(self.step.done(run, destination)) is None:
             self.step.receive(run, destination, self._blocks(run, destination))
-        yield (0, None)
+        yield 0, 0
 
     def _blocks(self, run: Run, destination: int) -> Iterator[bytes]:
         trailer = 8 * (self.step.destinations + 1)
@@ -109,11 +136,17 @@ class _Gather:
 
 @dataclass(frozen=True)
 class _Emit:
-    """Yields (destination, (source, bytes)) for the runner to group."""
+    """Yields (destination, (source, bytes)) for the runner to group.
+
+    The first source also sends every destination an empty block from -1: one that gets nothing else is written, too.
+    """
 
     step: Exchange
 
     def __call__(self, run: Run, source: int, _: Any) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        if source == 0:
+            for destination in range(self.step.destinations):
+                yield (destination, (-1, b""))
         for destination, block in self.step.emit(run, source):
             yield (destination, (source, block))
 
@@ -124,43 +157,49 @@ class _Receive:
 
     step: Exchange
 
-    def __call__(self, run: Run, destination: int, values: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, None]]:
+    def __call__(self, run: Run, destination: int, values: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int]]:
         if storage.size_of(self.step.done(run, destination)) is None:
             blocks = sorted((value for value in values if value[0] >= 0), key=lambda value: value[0])
             self.step.receive(run, destination, (block for _, block in blocks if block))
-        yield (0, None)
+        yield 0, 0
+
+
+def _work(run: Run, function: Callable[[Run, int, Any], Iterable[Any]], value: Any = int) -> Any:
+    """The step that runs a function; it gives (number, `value`), which a runner codes without guessing."""
+    return beam.ParDo(_Worker(run, function)).with_output_types(tuple[int, value])
 
 
 def run_graph(run: Run, steps: Sequence[Step], options: Sequence[str], small: bool) -> None:
     """`jobs.run_steps`, by Beam."""
-    runner, parsed = runner_and_options(options, small)
+    runner, parsed = runner_and_options(options, small, steps[0].name, run.run_id)
     with beam.Pipeline(runner=runner, options=parsed) as pipeline:
-        after = pipeline | "start" >> beam.Create([(0, None)])
+        after = _start(pipeline, parsed)
         for step in steps:
             if not (isinstance(step, Each) and not step.tasks):  # a step of no tasks would hold up the next for ever
                 after = _append(run, step, after)
 
 
+def _start(pipeline: Any, options: PipelineOptions) -> Any:
+    """One token or, for Dask, one a part: it knows no Impulse, and cuts nothing finer than its first step was."""
+    if options.get_all_options()["runner"] == DASK:
+        from pipelines import dask  # noqa: PLC0415
+
+        return pipeline | "start" >> beam.Create([(0, 0)] * dask.partitions(options))
+    return pipeline | "start" >> beam.Impulse() | "begin" >> beam.ParDo(_Begin()).with_output_types(tuple[int, int])
+
+
 def _append(run: Run, step: Step, after: Any) -> Any:
     if isinstance(step, Each):
-        return (
-            after | f"{step.name} tasks" >> _Tasks(step.tasks) | step.name >> beam.ParDo(_Worker(run, _Once(step.work)))
-        )
+        return after | f"{step.name} tasks" >> _Tasks(step.tasks) | step.name >> _work(run, _Once(step.work))
     sources = after | f"{step.name} sources" >> _Tasks(range(step.sources))
     destinations = range(step.destinations)
     if step.mode == "files":
-        spilled = sources | f"{step.name} spill" >> beam.ParDo(_Worker(run, _Spill(step)))
+        spilled = sources | f"{step.name} spill" >> _work(run, _Spill(step))
         gather = spilled | f"{step.name} destinations" >> _Tasks(destinations)
-        return gather | f"{step.name} gather" >> beam.ParDo(_Worker(run, _Gather(step)))
-    emitted = sources | f"{step.name} emit" >> beam.ParDo(_Worker(run, _Emit(step)))
-    everyone = (
-        after
-        | f"{step.name} destinations" >> _Tasks(destinations)
-        | f"{step.name} empty" >> beam.MapTuple(lambda number, _: (number, (-1, b"")))
-    )
+        return gather | f"{step.name} gather" >> _work(run, _Gather(step))
     return (
-        (emitted, everyone)
-        | f"{step.name} both" >> beam.Flatten()
+        sources
+        | f"{step.name} emit" >> _work(run, _Emit(step), tuple[int, bytes])
         | f"{step.name} group" >> beam.GroupByKey()
-        | f"{step.name} receive" >> beam.ParDo(_Worker(run, _Receive(step)))
+        | f"{step.name} receive" >> _work(run, _Receive(step))
     )

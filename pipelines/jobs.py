@@ -18,6 +18,7 @@ import contextlib
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from pipelines import lock, storage
@@ -95,6 +96,23 @@ def run_steps(run: Run, steps: Sequence[Step], options: Sequence[str], small: bo
     Raises:
         Exception: whatever a task raised, wrapped by Beam; `Run.fail` has left the reason in the work folder.
     """
+    if (execute := _instead.get()) is not None:
+        for step in steps:
+            execute(run, step)
+        return
     from pipelines.graph import run_graph  # noqa: PLC0415 - loads Beam
 
     run_graph(run, steps, options, small)
+
+
+_instead: ContextVar[Callable[[Run, Step], None] | None] = ContextVar("instead of Beam", default=None)
+
+
+@contextlib.contextmanager
+def carried_out_by(execute: Callable[[Run, Step], None]) -> Iterator[None]:
+    """Meanwhile each step is carried out by a call of `execute` in this process, and not by Beam."""
+    before = _instead.set(execute)
+    try:
+        yield
+    finally:
+        _instead.reset(before)

@@ -1,9 +1,9 @@
 """One run owns a directory.
 
-The lock is a file `.lock`, created if it is absent: on a local disk under a file lock, so that of two starting runs one
-wins; elsewhere it is looked for, then written. It names its owner (run id, host, process) and carries a heartbeat that
-the owner renews every `HEARTBEAT` seconds. Workers compare the run id before every commit, so that workers of a
-dead driver cannot write into its successor's run.
+The lock is a file `.lock`, created if it is absent: on a local disk under a file lock, on gs:// for the generation that
+was looked at, so that of two starting runs one wins; on other filesystems it is looked for, then written. It names
+its owner (run id, host, process) and carries a heartbeat that the owner renews every `HEARTBEAT` seconds. Workers
+compare the run id before every commit, so that workers of a dead driver cannot write into its successor's run.
 
 A lock is stale, and taken over, when its owner ran on this host and is gone, or when its heartbeat is older than
 `STALE` seconds (another host's owner, or a machine that was restarted).
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -24,7 +25,9 @@ from typing import Any
 import psutil
 
 from pipelines import storage
+from pipelines.remote import gcs
 from schemas.errors import Refused, TokenmillError
+from schemas.gcs import SCHEME, Changed
 
 LOCK = ".lock"
 HEARTBEAT = 10.0
@@ -38,6 +41,7 @@ class Lock:
         self._path = storage.join(directory, LOCK)
         self._directory = directory
         self._run_id = run_id
+        self._generation = 0  # of the lock on gs:// as this run last saw or wrote it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lock heartbeat", daemon=True)
 
@@ -48,13 +52,22 @@ class Lock:
             Refused: another run that is alive owns the directory.
         """
         with _takeover_guard(self._directory):
-            owner = _read(self._path)
+            if self._path.startswith(SCHEME):
+                data, self._generation = gcs.read_generation(self._path)
+                owner = _parse(data)
+            else:
+                owner = _read(self._path)
             if owner is not None and not is_stale(owner):
                 raise Refused(
                     f"{self._directory}: run {owner['run_id']} (process {owner['pid']} on {owner['host']}) is at work "
                     f"here; wait for it or stop it, or give another --output"
                 )
-            self._write()
+            try:
+                self._write()
+            except Changed:
+                raise Refused(
+                    f"{self._directory}: another run took it this moment; wait for it or give another --output"
+                ) from None
         self._thread.start()
 
     def release(self) -> None:
@@ -63,14 +76,18 @@ class Lock:
         self._thread.join()
         owner = _read(self._path)
         if owner is not None and owner["run_id"] == self._run_id:
-            _remove(self._path)
+            if self._path.startswith(SCHEME):
+                with contextlib.suppress(Changed):  # taken over since
+                    gcs.delete_if(self._path, self._generation)
+            else:
+                storage.remove(self._path)
 
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT):
-            owner = _read(self._path)
-            if owner is None or owner["run_id"] != self._run_id:
-                return  # taken over: the workers' check ends this run at its next commit
-            with contextlib.suppress(TokenmillError):  # a full disk is reported by the work itself
+            with contextlib.suppress(TokenmillError):  # a full disk, or the network, is reported by the work itself
+                owner = _read(self._path)
+                if owner is None or owner["run_id"] != self._run_id:
+                    return  # taken over: the workers' check ends this run at its next commit
                 self._write()
 
     def _write(self) -> None:
@@ -81,7 +98,11 @@ class Lock:
             "started": psutil.Process().create_time(),
             "heartbeat": time.time(),
         }
-        storage.write_bytes(self._path, json.dumps(owner).encode(), self._run_id)
+        data = json.dumps(owner).encode()
+        if self._path.startswith(SCHEME):
+            self._generation = gcs.put_if(self._path, data, hashlib.sha256(data).hexdigest(), self._generation)
+        else:
+            storage.write_bytes(self._path, data, self._run_id)
 
 
 def check_owner(directory: str, run_id: str) -> None:
@@ -99,9 +120,14 @@ def owner_of(directory: str) -> dict[str, Any] | None:
 
 def _read(path: str) -> dict[str, Any] | None:
     try:
-        owner = json.loads(storage.read_bytes(path))
+        return _parse(storage.read_bytes(path))
     except FileNotFoundError:
         return None
+
+
+def _parse(data: bytes) -> dict[str, Any] | None:
+    try:
+        owner = json.loads(data)
     except ValueError:
         return None  # not a lock anyone can own
     return (
@@ -118,15 +144,6 @@ def is_stale(owner: dict[str, Any]) -> bool:
             return True
         return not alive
     return bool(time.time() - owner["heartbeat"] > STALE)
-
-
-def _remove(path: str) -> None:
-    if storage.is_local(path):
-        os.unlink(path)
-    else:
-        from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
-
-        FileSystems.delete([path])
 
 
 @contextlib.contextmanager

@@ -40,11 +40,12 @@ def run(
     """
     progress = progress or Progress()
     options = list(beam_options)
+    directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
     if options:
-        from pipelines.runner import check_options  # noqa: PLC0415 - loads Beam
+        from pipelines.runner import check_cluster, check_options  # noqa: PLC0415 - loads Beam
 
         check_options(options)
-    directory = directory.rstrip("/") if "://" in directory else os.path.abspath(directory)
+        check_cluster(options, directory, config)
     shown = os.fsencode(directory).decode("utf-8", "backslashreplace")
     if shown != directory:
         raise Refused(f"{shown}: the path is not UTF-8, which Parquet files need; give another --output")
@@ -99,8 +100,9 @@ def _refuse_own_source(directory: str, config: Config) -> None:
     """Refuse a directory that lies in a source which is read whole."""
     for name, component in config.components.items():
         for source in component.sources:
-            folder = os.path.abspath(source.path)
-            whole = source.format == "files" and "**" in source.include and os.path.isdir(folder)
+            remote = not storage.is_local(source.path)
+            folder = source.path.rstrip("/") if remote else os.path.abspath(source.path)
+            whole = source.format == "files" and "**" in source.include and (remote or os.path.isdir(folder))
             if whole and directory.startswith(f"{folder}/"):
                 raise Refused(
                     f"{directory}: lies in {source.path}, a source of components.{name}, so the run would read "
@@ -155,7 +157,7 @@ def _prepare(this: Run, config: Config, fresh: plan.Plan, replace_from: Stage | 
     storage.remove_temporaries(this.directory, this.run_id)
     for name in storage.names_in(this.work()):
         if name.startswith(("sentence-", "traceback-")):
-            os.unlink(this.work(name))
+            storage.remove(this.work(name))
     if replace_from is not None:
         storage.remove_tree(this.work())
         for stage in STAGES[STAGES.index(replace_from) :]:

@@ -209,9 +209,10 @@ def check_files(run: Run, *parts: str) -> StageManifest:
 
 def check_sizes(folder: str, files: Iterable[File], stage: Stage) -> None:
     """Raise TokenmillError unless a stage's files are there and of their size; names the first that is not."""
+    sizes = storage.sizes_in(folder)
     for file in files:
         path = storage.join(folder, file.path)
-        size = storage.size_of(path)
+        size = sizes.get(file.path)
         if size != file.bytes:
             state = "is missing" if size is None else f"has {size} bytes"
             raise TokenmillError(

@@ -1,8 +1,8 @@
-"""Files of a run directory, local or on any filesystem Beam knows, and the one way a file becomes final.
+"""Files of a run directory, local, on gs:// or on any filesystem Beam knows, and the one way a file becomes final.
 
-A local file is written under a temporary name that carries the run's id, flushed to disk, then renamed; on other
-filesystems (object stores) it is written locally and put once under its final name, because a rename there is a copy
-and a delete. Nothing is ever opened for writing under its final name, so a name that exists is a whole file.
+A local file is written under a temporary name that carries the run's id, flushed to disk, then renamed; elsewhere
+(`pipelines.remote`) it is written locally and put once under its final name, because a rename in an object store is a
+copy and a delete. Nothing is ever opened for writing under its final name, so a name that exists is a whole file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from schemas.errors import TokenmillError
+from schemas.gcs import SCHEME
 
 TEMPORARY = ".tmp-"
 _counter = itertools.count()
@@ -99,19 +100,13 @@ def _sync_folder(folder: str) -> None:
 
 
 def _commit_put(path: str, write: Callable[[str], None], guard: Callable[[], None] | None) -> Written:
-    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
-
     with tempfile.TemporaryDirectory() as folder:
         temporary = os.path.join(folder, "file")
         write(temporary)
         with open(temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
-            file.seek(0)
-            if guard is not None:
-                guard()
-            with FileSystems.create(path, "application/octet-stream") as target:
-                shutil.copyfileobj(file, target, 1 << 20)
+            _elsewhere(path).put(path, file, size, digest, guard)
     return Written(size, digest)
 
 
@@ -128,37 +123,43 @@ def write_bytes(path: str, data: bytes, run_id: str, guard: Callable[[], None] |
 @contextmanager
 def open_read(path: str) -> Iterator[BinaryIO]:
     """Open a file for reading; seekable."""
-    if is_local(path):
-        with open(path, "rb") as file:
-            yield file
-        return
-    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+    with open(path, "rb") if is_local(path) else open_remote(path) as file:
+        yield file
 
-    with FileSystems.open(path, "application/octet-stream") as remote:
-        yield remote
+
+def open_remote(path: str) -> BinaryIO:
+    """Open a remote file for reading; seekable, not decompressed."""
+    file: BinaryIO = _elsewhere(path).open_read(path)
+    return file
 
 
 def read_bytes(path: str) -> bytes:
     """The whole of a small file. Raises FileNotFoundError when it is absent."""
-    if not is_local(path) and size_of(path) is None:
-        raise FileNotFoundError(path)
-    with open_read(path) as file:
+    if not is_local(path):
+        content: bytes = _elsewhere(path).read_bytes(path)
+        return content
+    with open(path, "rb") as file:
         return file.read()
 
 
 def size_of(path: str) -> int | None:
     """Size of a file in bytes, or None when there is none."""
-    if is_local(path):
-        try:
-            return os.stat(path).st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-    found = _match(path)
-    return found[0].size_in_bytes if found else None
+    if not is_local(path):
+        size: int | None = _elsewhere(path).size_of(path)
+        return size
+    try:
+        return os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def sha256_of(path: str) -> str:
-    """The sha256 of a file, in hex."""
+    """The sha256 of a file, in hex.
+
+    An object in Cloud Storage is not read: the server took its bytes by their crc32c, with the sha256 we put with them.
+    """
+    if not is_local(path) and (stated := _elsewhere(path).sha256_of(path)):
+        return str(stated)
     digest = hashlib.sha256()
     with open_read(path) as file:
         while block := file.read(1 << 20):
@@ -167,14 +168,30 @@ def sha256_of(path: str) -> str:
 
 
 def names_in(folder: str) -> set[str]:
-    """Names of the files directly in a folder; empty when it does not exist."""
-    if is_local(folder):
-        try:
-            with os.scandir(folder) as entries:
-                return {entry.name for entry in entries}
-        except (FileNotFoundError, NotADirectoryError):
-            return set()
-    return {found.path.rsplit("/", 1)[1] for found in _match(join(folder, "*"))}
+    """Names of what is directly in a folder; empty when it does not exist."""
+    if not is_local(folder):
+        return set(sizes_in(folder))
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def sizes_in(folder: str) -> dict[str, int]:
+    """The sizes in bytes of what is directly in a folder, by name, from one listing; empty when it does not exist.
+
+    A folder has a size that means nothing.
+    """
+    if not is_local(folder):
+        return dict(_elsewhere(folder).inside(folder))
+    sizes = {name: size_of(os.path.join(folder, name)) for name in names_in(folder)}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def below(prefix: str) -> Iterator[tuple[str, int]]:
+    """(path, size) of every remote file whose path begins with `prefix`, from one listing."""
+    yield from _elsewhere(prefix).below(prefix)
 
 
 def remove(path: str) -> None:
@@ -183,10 +200,8 @@ def remove(path: str) -> None:
         return
     if is_local(path):
         os.unlink(path)
-        return
-    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
-
-    FileSystems.delete([path])
+    else:
+        _elsewhere(path).delete([path])
 
 
 def remove_tree(folder: str, first: str = "manifest.json") -> None:
@@ -200,12 +215,9 @@ def remove_tree(folder: str, first: str = "manifest.json") -> None:
         if os.path.isdir(folder):
             shutil.rmtree(folder)
         return
-    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
-
-    paths = [found.path for found in _match(join(folder, "**"))]
+    paths = [path for path, _ in below(folder.rstrip("/") + "/")]
     for chosen in ([p for p in paths if p.endswith(f"/{first}")], [p for p in paths if not p.endswith(f"/{first}")]):
-        if chosen:
-            FileSystems.delete(chosen)
+        _elsewhere(folder).delete(chosen)
 
 
 def remove_temporaries(directory: str, keep_run: str | None = None) -> int:
@@ -224,7 +236,12 @@ def remove_temporaries(directory: str, keep_run: str | None = None) -> int:
     return removed
 
 
-def _match(pattern: str) -> list[Any]:
-    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
+def _elsewhere(path: str) -> Any:
+    """The module of `pipelines.remote` a path that is not local belongs to."""
+    if path.startswith(SCHEME):
+        from pipelines.remote import gcs  # noqa: PLC0415
 
-    return list(FileSystems.match([pattern])[0].metadata_list)
+        return gcs
+    from pipelines.remote import beam  # noqa: PLC0415 - loads Beam, which takes a second
+
+    return beam

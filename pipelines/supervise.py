@@ -14,6 +14,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,8 @@ from schemas.config import Config
 from schemas.errors import TokenmillError
 
 MAX_FRUITLESS = 3
-_POLL = 0.5
+_POLL = 0.5  # seconds between looks at the work folder
+_REMOTE_POLL = 5.0  # where each look is a listing that costs money
 
 
 class Supervisor:
@@ -104,11 +106,12 @@ class Supervisor:
             return ""
         events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=_read_events, args=(child.stdout, events), daemon=True).start()
+        poll = _POLL if storage.is_local(self._run.directory) else _REMOTE_POLL
         reason: str | None = ""
         started = time.monotonic()
         while True:
             try:
-                event = events.get(timeout=_POLL)
+                event = events.get(timeout=poll)
             except queue.Empty:
                 self._progress.update(self._committed())
                 self._watch_memory(child.pid)
@@ -139,8 +142,7 @@ class Supervisor:
 
     def _committed_ever(self) -> int:
         """How much work has been committed: receipts and work files of any stage, and finished stages."""
-        local = storage.is_local(self._run.directory)
-        folders = storage.names_in(self._run.work()) if local else self._folders
+        folders = {*self._folders, *storage.names_in(self._run.work())}
         files = sum(len(storage.names_in(self._run.work(folder))) for folder in folders if "." not in folder)
         return files + 1_000_000 * len(self.facts["stages"])
 
@@ -159,9 +161,9 @@ class Supervisor:
 
 
 def _log_path(run: Run) -> str:
-    """Where what Beam and its workers print goes: into a local run's work folder, else nowhere."""
+    """Where what Beam and its workers print goes: into a local run's work folder, else this machine's temporary one."""
     if not storage.is_local(run.directory):
-        return os.devnull
+        return os.path.join(tempfile.gettempdir(), f"tokenmill-{run.run_id}.log")
     return run.work("log.txt")
 
 

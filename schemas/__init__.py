@@ -1,1 +1,1 @@
-"""What crosses a boundary: configs, Arrow schemas, manifests, the record and the order."""
+"""What crosses a boundary: configs, Arrow schemas, manifests, the record, the order, and access to gs://."""

@@ -2,6 +2,6 @@
 
 from loader.cache.cache import ShardCache
 from loader.cache.remote import read_object
-from loader.cache.retry import Retry
+from schemas.retry import Retry
 
 __all__ = ["Retry", "ShardCache", "read_object"]

@@ -11,11 +11,11 @@ from types import TracebackType
 from loader.cache.ahead import Ahead
 from loader.cache.fetch import Fetcher
 from loader.cache.remote import Remote
-from loader.cache.retry import Retry
 from loader.cache.store import Held, Store
 from loader.cache.temporary import Closed
 from schemas.errors import Refused, TokenmillError
 from schemas.manifest import File
+from schemas.retry import Retry
 
 THREADS = 4
 PATIENCE = 600.0

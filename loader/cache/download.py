@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 
 from loader.cache.remote import Remote
-from loader.cache.retry import Retry, Transient, retried
 from loader.cache.temporary import Temporary
 from schemas.errors import TokenmillError
 from schemas.manifest import File
+from schemas.retry import Retry, Transient, retried
 
 MISMATCHES = 3
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 
 from loader.cache.download import download
 from loader.cache.remote import Remote
-from loader.cache.retry import Retry
 from loader.cache.store import Held, Store, Wait
 from loader.cache.temporary import Closed, Temporary
 from schemas.errors import TokenmillError
 from schemas.manifest import File
+from schemas.retry import Retry
 
 log = logging.getLogger(__name__)
 

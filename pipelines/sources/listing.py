@@ -14,9 +14,10 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pipelines import storage
 from pipelines.sources.base import Entry, Reject, one_line
 from pipelines.sources.paths import folder_filter, is_remote, local_bytes, quote, selector, split_glob
-from schemas.errors import Refused
+from schemas.errors import Refused, TokenmillError
 
 if TYPE_CHECKING:
     from schemas.config import Source
@@ -149,19 +150,19 @@ def _refused(name: bytes, reason: str, detail: str) -> Reject:
 
 def _remote(source: Source) -> tuple[str, list[Entry], list[Reject]]:
     """One match of everything below the fixed prefix of the path, filtered by the same globs as local."""
-    from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415 - only remote sources need Beam
-
     path = source.path.rstrip("/")
     root, pattern = split_glob(path)
     prefix = path if not pattern else path[: len(path) - len(pattern)] + pattern[: _fixed(pattern)]
     try:
-        matches = FileSystems.match([prefix + "**"] if pattern else [path, path + "/**"])
+        size = None if pattern else storage.size_of(path)
+        if size is not None:
+            folder, _, name = path.rpartition("/")
+            return folder, [Entry(quote(name.encode("utf-8")), size)], []
+        found = dict(storage.below(prefix if pattern else path + "/"))
+    except TokenmillError:
+        raise
     except Exception as error:
         raise Refused(f"{source.path}: cannot be listed: {one_line(error)}") from None
-    found = {item.path: item.size_in_bytes for match in matches for item in match.metadata_list}
-    if not pattern and path in found:
-        folder, _, name = path.rpartition("/")
-        return folder, [Entry(quote(name.encode("utf-8")), found[path])], []
     selected = _selection(source, pattern)
     below = {name.removeprefix(root + "/"): size for name, size in found.items() if not name.endswith("/")}
     return (

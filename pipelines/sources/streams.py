@@ -18,8 +18,11 @@ from typing import IO, Any
 
 import zstandard
 
+from pipelines import storage
 from pipelines.sources.base import InputRead, Slice, SourceChanged, SourceUnreachable, one_line
 from pipelines.sources.paths import is_remote, local_bytes, unquote
+from schemas.errors import TokenmillError
+from schemas.gcs import Absent, Changed
 
 BLOCK = 1 << 20
 _HEAD = 1024
@@ -39,17 +42,16 @@ class _Remote(io.RawIOBase):
     """A remote file whose failures name it and are told from damage in its data."""
 
     def __init__(self, path: str):
-        from apache_beam.io.filesystem import CompressionTypes  # noqa: PLC0415 - remote alone needs Beam
-        from apache_beam.io.filesystems import FileSystems  # noqa: PLC0415
-
         self._path = path
-        self._file: Any = self._try(
-            lambda: FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
-        )
+        self._file: Any = self._try(lambda: storage.open_remote(path))
 
     def _try(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
+        except (Absent, Changed):
+            raise SourceChanged(self._path, "gone or replaced since it was listed") from None
+        except TokenmillError as error:  # names the path itself
+            raise SourceUnreachable(f"{error}; run again to go on") from error
         except Exception as error:
             raise SourceUnreachable(f"{self._path}: {one_line(error)}; run again to go on") from error
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -14,9 +10,9 @@ import pytest
 
 from loader.cache import Retry, ShardCache
 from schemas.manifest import File
+from tests.emulator import BUCKET, started, upload
 from tests.loader.cache.proxy import Proxy
 
-BUCKET = "shards"
 FAST = Retry(grace=20.0, first=0.01, longest=0.05, connect=2.0, read=0.4)
 Publish = Callable[..., "View"]
 
@@ -39,24 +35,8 @@ class View:
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[int]:
     """The port of the emulator."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port)]
-    process = subprocess.Popen([*command, "--quiet", "--in-memory", "--default-bucket", BUCKET])
-    try:
-        until = time.monotonic() + 30
-        while True:
-            assert process.poll() is None and time.monotonic() < until, "the emulator does not start"
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.2).close()
-                break
-            except OSError:
-                time.sleep(0.05)
+    with started() as port:
         yield port
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
@@ -66,17 +46,6 @@ def proxy(emulator: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{proxy.port}")
     yield proxy
     proxy.close()
-
-
-def upload(emulator: int, files: dict[str, bytes]) -> None:
-    """Put objects into the bucket, without the proxy."""
-    from google.auth.credentials import AnonymousCredentials  # noqa: PLC0415
-    from google.cloud import storage  # noqa: PLC0415
-
-    place = {"api_endpoint": f"http://127.0.0.1:{emulator}"}
-    client = storage.Client(project="tests", credentials=AnonymousCredentials(), client_options=place)
-    for name, data in files.items():
-        client.bucket(BUCKET).blob(name).upload_from_string(data)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from loader.cache import ShardCache
-from tests.loader.cache.conftest import BUCKET, FAST, upload
+from tests.emulator import BUCKET, upload
+from tests.loader.cache.conftest import FAST
 from tests.loader.cache.proxy import Proxy
 
 pytest.importorskip("tensorflow")

@@ -11,7 +11,7 @@ from loader.cache.ahead import Ahead
 from loader.cache.cache import PATIENCE, THREADS
 from loader.cache.download import MISMATCHES
 from loader.cache.fetch import REPORT
-from loader.cache.remote import TRANSIENT_STATUS
+from schemas.gcs import TRANSIENT_STATUS
 from tests.conftest import ROOT
 
 
