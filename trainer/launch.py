@@ -80,7 +80,7 @@ class Launcher:
             self._send(self._asked)
         code, deadline = 0, float("inf")
         while True:
-            running = any(worker.poll() is None for worker in self._workers)
+            running = None in [worker.poll() for worker in self._workers]
             if not code and (lost := self._lost()) is not None:
                 rank, code = lost
                 print(f"worker {rank} ended with {_ending(code)}", file=sys.stderr, flush=True)
@@ -94,9 +94,9 @@ class Launcher:
             time.sleep(0.1)
 
     def _lost(self) -> tuple[int, int] | None:
-        """(rank, exit code) of a worker that has ended with another than 0."""
-        ended = ((rank, worker.returncode) for rank, worker in enumerate(self._workers))
-        return next(((rank, code) for rank, code in ended if code), None)
+        """(rank, exit code) of a worker that has ended with another than 0; of one killed, rather than one it left."""
+        lost = [(rank, worker.returncode) for rank, worker in enumerate(self._workers) if worker.returncode]
+        return min(lost, key=lambda ended: ended[1], default=None)
 
     def _environment(self, rank: int, addresses: list[str]) -> dict[str, str]:
         environ = {**os.environ, LAUNCHER: str(os.getpid())}
