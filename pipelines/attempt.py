@@ -14,13 +14,14 @@ import resource
 import sys
 from typing import Any
 
-from pipelines import ingest, processes, storage, tokenize, workers
+from pipelines import ingest, processes, tokenize, workers
 from pipelines.dedup import job as dedup_job
 from pipelines.jobs import Run
 from pipelines.plan import read_plan
 from pipelines.shard import job as shard_job
 from pipelines.stages import Context
 from pipelines.tokenizer import job as tokenizer_job
+from schemas import storage
 from schemas.config import parse_config
 from schemas.errors import TokenmillError
 

@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_config_file(path: str) -> Config:
     """The config at a local or remote path. Raises Refused when it is absent or not valid."""
-    from pipelines import storage  # noqa: PLC0415
+    from schemas import storage  # noqa: PLC0415
     from schemas.config import load_config, parse_yaml  # noqa: PLC0415
 
     if storage.is_local(path):

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, WorkerOptions
 
-from pipelines import storage
+from schemas import storage
 from schemas.config import Config
 from schemas.errors import Refused
 from schemas.gcs import SCHEME

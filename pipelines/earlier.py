@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from pipelines import storage
 from pipelines.text_table import UNICODE_VERSION
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.config import Config, parse_yaml
 from schemas.errors import Refused
 from schemas.manifest import StageManifest

@@ -15,9 +15,9 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import storage
 from pipelines.jobs import Each, Exchange, Run, Step
 from pipelines.runner import DASK, runner_and_options
+from schemas import storage
 
 # What is sent to workers is made of classes at the top of modules: they are pickled by name, where a lambda (and so
 # Beam's own Create, Map and FlatMap) is pickled with its code and the path of its file on this machine.

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from pipelines import lock, storage
+from schemas import lock, storage
 from schemas.errors import TokenmillError
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import storage
+from schemas import storage
 
 
 def read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:

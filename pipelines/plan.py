@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines import storage
 from pipelines.earlier import Earlier, find_earlier
 from pipelines.jobs import Run
 from pipelines.parquet import read_row_group, read_table
 from pipelines.sources import Reject, Slice, list_entries, plan_slices
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.arrow import UNITS, parquet_writer
 from schemas.config import Config
 

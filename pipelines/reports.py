@@ -5,13 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import plan, stages, state, storage
+from pipelines import plan, stages, state
 from pipelines.jobs import Run
-from pipelines.lock import is_stale, owner_of
 from pipelines.run import RUN_FACTS, read_config
 from pipelines.tokenizer.job import check_given_model
+from schemas import storage
 from schemas.config import Config, load_config
 from schemas.errors import Refused
+from schemas.lock import is_stale, owner_of
 from schemas.manifest import STAGES
 
 

@@ -9,15 +9,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines import changes, plan, state, storage
+from pipelines import changes, plan, state
 from pipelines.jobs import Run
-from pipelines.lock import Lock
 from pipelines.progress import Progress
 from pipelines.stages import FOLDERS
 from pipelines.supervise import Supervisor
 from pipelines.tokenizer.job import check_given_model
+from schemas import storage
 from schemas.config import Config, parse_yaml
 from schemas.errors import Refused
+from schemas.lock import Lock
 from schemas.manifest import STAGES, Stage
 
 CONFIG = "config.yaml"

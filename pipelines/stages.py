@@ -19,11 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from pipelines import storage
 from pipelines.jobs import Run
 from pipelines.plan import Plan
 from pipelines.sources import Reject
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.arrow import REJECTED, parquet_writer
 from schemas.config import Config
 from schemas.errors import TokenmillError

@@ -22,9 +22,9 @@ from typing import IO, Any
 
 import psutil
 
-from pipelines import storage
 from pipelines.jobs import Run
 from pipelines.progress import Progress
+from schemas import storage
 from schemas.config import Config
 from schemas.errors import TokenmillError
 

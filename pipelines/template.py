@@ -18,9 +18,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipelines.cli import main as command_line
 from pipelines.dataflow import EXPERIMENTS
-from pipelines.lock import HEARTBEAT, STALE, is_stale, owner_of
 from pipelines.runner import runner_and_options
 from schemas.errors import TokenmillError
+from schemas.lock import HEARTBEAT, STALE, is_stale, owner_of
 
 PASSED_ON = (
     "project", "region", "temp_location", "sdk_container_image", "service_account_email", "network", "subnetwork",

@@ -18,9 +18,9 @@ from pydantic.fields import FieldInfo
 import loader.cli
 import pipelines.cli
 import trainer.cli
-from pipelines import lock, stages, supervise
+from pipelines import stages, supervise
 from pipelines.dedup import candidates, job
-from schemas import arrow, config, manifest
+from schemas import arrow, config, lock, manifest
 from schemas.config import TokenizeConfig, load_config, parse_config
 from schemas.rules import RULES
 from tests.conftest import ROOT

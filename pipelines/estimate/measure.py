@@ -13,12 +13,12 @@ from pipelines import ingest, plan, stages, tokenize
 from pipelines.dedup import job as dedup_job
 from pipelines.estimate.sample import Sample
 from pipelines.jobs import Each, Run, Step, carried_out_by
-from pipelines.lock import Lock
 from pipelines.shard import job as shard_job
 from pipelines.stages import Context
 from pipelines.tokenizer import job as tokenizer_job
 from schemas.config import Config
 from schemas.errors import TokenmillError
+from schemas.lock import Lock
 from schemas.manifest import Stage, StageManifest
 
 _STAGES: dict[Stage, Callable[[Context], None]] = {

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import storage
 from pipelines.explain.fates import Fates
 from pipelines.jobs import Run
 from pipelines.plan import PLAN
 from pipelines.sources.paths import quote
+from schemas import storage
 from schemas.config import Config
 from schemas.errors import TokenmillError
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines import storage
+from schemas import storage
 from schemas.errors import TokenmillError
 from schemas.manifest import Stage
 

@@ -10,10 +10,10 @@ import secrets
 import time
 
 from pipelines.jobs import Run
-from pipelines.lock import Lock
 from pipelines.report.gather import gather
 from pipelines.report.page import page
 from pipelines.run import read_config
+from schemas.lock import Lock
 
 REPORT = "report.html"
 

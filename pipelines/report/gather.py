@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines import stages, storage
+from pipelines import stages
 from pipelines.jobs import Run
 from pipelines.report.duplicates import Duplicates, find_duplicates
 from pipelines.report.reading import tables
 from pipelines.report.values import Values
 from pipelines.run import RUN_FACTS
 from pipelines.shard.job import read_view
+from schemas import storage
 from schemas.config import Bounds, Config
 from schemas.manifest import ShardManifest, StageManifest
 

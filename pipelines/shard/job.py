@@ -10,12 +10,12 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipelines import stages, storage
+from pipelines import stages
 from pipelines.jobs import Each, Exchange, run_steps
 from pipelines.shard.layout import PackUnit, validation_threshold
 from pipelines.shard.write import Mix, ShardWriter, read_mix
 from pipelines.stages import Context, Receipt
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.arrow import PACKED_UNITS
 from schemas.config import Config
 from schemas.errors import TokenmillError

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines import stages, storage
+from pipelines import stages
 from pipelines.dedup.records import load, numbers, task_of
 from pipelines.documents import check_unit_file
 from pipelines.jobs import Run
@@ -21,7 +21,7 @@ from pipelines.parquet import read_table
 from pipelines.plan import read_index
 from pipelines.shard.layout import fill, layout_path
 from pipelines.stages import Receipt
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.arrow import PROVENANCE
 from schemas.errors import TokenmillError
 from schemas.order import Order

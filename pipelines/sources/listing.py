@@ -14,9 +14,9 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pipelines import storage
 from pipelines.sources.base import Entry, Reject, one_line
 from pipelines.sources.paths import folder_filter, is_remote, local_bytes, quote, selector, split_glob
+from schemas import storage
 from schemas.errors import Refused, TokenmillError
 
 if TYPE_CHECKING:

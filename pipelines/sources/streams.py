@@ -18,9 +18,9 @@ from typing import IO, Any
 
 import zstandard
 
-from pipelines import storage
 from pipelines.sources.base import InputRead, Slice, SourceChanged, SourceUnreachable, one_line
 from pipelines.sources.paths import is_remote, local_bytes, unquote
+from schemas import storage
 from schemas.errors import TokenmillError
 from schemas.gcs import Absent, Changed
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from pipelines import stages, storage
+from pipelines import stages
 from pipelines.documents import kept_documents
 from pipelines.jobs import Each, Run, run_steps
 from pipelines.keys import document_keys
@@ -18,7 +18,7 @@ from pipelines.parquet import read_table
 from pipelines.plan import read_index
 from pipelines.stages import Context, Receipt
 from pipelines.tokenizer import Tokenizer, train
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.config import Config
 from schemas.errors import Refused
 from schemas.manifest import StageManifest, TokenizerInfo

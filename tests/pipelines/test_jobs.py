@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import lock, storage
 from pipelines.jobs import Each, Exchange, Run, run_steps
-from pipelines.lock import Lock
 from pipelines.runner import check_options, runner_and_options
 from pipelines.stages import Receipt, read_receipts, receipt_path, unfinished, write_receipt
+from schemas import lock, storage
 from schemas.errors import Refused, TokenmillError
+from schemas.lock import Lock
 from schemas.manifest import Unit
 
 ONE = ["--direct_num_workers=1"]

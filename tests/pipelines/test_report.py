@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from pipelines.cli import main
 from pipelines.jobs import Run
-from pipelines.lock import Lock
 from pipelines.report import REPORT, write_report
 from pipelines.report.accounts import alarms, broken, funnel, missing, total
 from pipelines.report.compare import compare
@@ -31,6 +30,7 @@ from pipelines.report.page import page
 from pipelines.report.values import Values, axis_for
 from pipelines.run import read_config
 from schemas.errors import Refused, TokenmillError
+from schemas.lock import Lock
 from schemas.manifest import ShardManifest, StageManifest, load
 from tests.pipelines.tiny import config_of, contents, words, write_config
 

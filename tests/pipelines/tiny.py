@@ -14,9 +14,9 @@ import yaml
 
 from pipelines import plan
 from pipelines.jobs import Run
-from pipelines.lock import Lock
 from pipelines.stages import Context
 from schemas.config import Config, parse_config
+from schemas.lock import Lock
 
 VARIES = {"run.json", "report.html"}
 

@@ -11,8 +11,8 @@ import os
 import shutil
 import stat
 
-from pipelines import storage
-from pipelines.storage import Written
+from schemas import storage
+from schemas.storage import Written
 
 
 class NotPlain(Exception):

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pipelines.storage import cannot_write
 from schemas.errors import Refused, TokenmillError
+from schemas.storage import cannot_write
 from trainer.checkpoint import arrays, files, records, retention
 from trainer.checkpoint.files import NotPlain
 from trainer.checkpoint.load import check_names, is_committed

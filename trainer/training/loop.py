@@ -13,8 +13,8 @@ import numpy as np
 
 from loader import Shards
 from loader.view import view_of
-from pipelines.lock import Lock
 from schemas.errors import Refused
+from schemas.lock import Lock
 from trainer.exchange import CHECKPOINTS, MODEL_FOLDER
 from trainer.hf import save_pretrained
 from trainer.mesh import Mesh

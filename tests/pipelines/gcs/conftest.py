@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.remote import gcs
+from schemas import objects
 from schemas.retry import Retry
 from tests.emulator import started
 from tests.pipelines.gcs.proxy import Proxy
@@ -24,8 +24,8 @@ def proxy(emulator: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     """What every client of the test, in this process and in its children, talks to."""
     proxy = Proxy(emulator)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{proxy.port}")
-    monkeypatch.setattr(gcs, "RETRY", Retry(grace=20.0, first=0.01, longest=0.05, connect=2.0, read=5.0))
-    gcs._client.cache_clear()
+    monkeypatch.setattr(objects, "RETRY", Retry(grace=20.0, first=0.01, longest=0.05, connect=2.0, read=5.0))
+    objects._client.cache_clear()
     yield proxy
-    gcs._client.cache_clear()
+    objects._client.cache_clear()
     proxy.close()

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines import lock, storage
-from pipelines.lock import Lock, check_owner
-from pipelines.remote import gcs
 from pipelines.sources import SourceChanged, list_entries, plan_slices, read_slices
+from schemas import lock, objects, storage
 from schemas.config import Source
 from schemas.errors import Refused, TokenmillError
 from schemas.gcs import Changed
+from schemas.lock import Lock, check_owner
 from schemas.retry import Retry
 from tests.conftest import ROOT
 from tests.emulator import BUCKET, client_of, stored, upload
@@ -101,15 +100,15 @@ def test_reads_listings_and_deletes_survive_each_fault(fault: str, proxy: Proxy,
 
 def test_a_file_that_is_there_is_replaced_and_never_by_a_late_request(proxy: Proxy, emulator: int, place: str) -> None:
     storage.write_bytes(f"{place}/a", b"old", "run")
-    first = gcs.stat(f"{place}/a")
+    first = objects.stat(f"{place}/a")
     assert first is not None and first.sha256 == sha(b"old")
     storage.write_bytes(f"{place}/a", b"new", "run")
     assert storage.read_bytes(f"{place}/a") == b"new"
     for generation in (0, first.generation):
         with pytest.raises(Changed, match=f"{place}/a"):
-            gcs.put_if(f"{place}/a", b"late", sha(b"late"), generation)
+            objects.put_if(f"{place}/a", b"late", sha(b"late"), generation)
         with pytest.raises(Changed):
-            gcs.delete_if(f"{place}/a", first.generation)
+            objects.delete_if(f"{place}/a", first.generation)
     assert storage.read_bytes(f"{place}/a") == b"new"
 
 
@@ -130,7 +129,7 @@ def test_a_writer_that_lost_the_run_during_its_tries_writes_nothing(proxy: Proxy
 def test_a_server_that_stays_away_is_given_up_and_named(
     proxy: Proxy, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gcs, "RETRY", Retry(grace=0.5, first=0.05, longest=0.1))
+    monkeypatch.setattr(objects, "RETRY", Retry(grace=0.5, first=0.05, longest=0.1))
     proxy.choose = lambda kind, name: "503"
     with pytest.raises(TokenmillError, match=rf"{place}/a: given up after [01] s and \d+ tries.*503"):
         storage.write_bytes(f"{place}/a", b"x", "run")
@@ -193,14 +192,14 @@ def test_sources_are_listed_once_and_read_as_local_ones(
 
 def test_of_two_starting_runs_one_wins(proxy: Proxy, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Lock(place, "one"), Lock(place, "other")
-    seen = gcs.read_generation(f"{place}/.lock")
+    seen = objects.read_generation(f"{place}/.lock")
     one.acquire()
     with pytest.raises(Refused, match=r"run one .* is at work"):
         other.acquire()
     proxy.choose = once("download", "ends_early")  # half a lock is not no lock
     with pytest.raises(Refused, match="run one"):
         other.acquire()
-    monkeypatch.setattr(gcs, "read_generation", lambda path: seen)  # it looked before `one` wrote
+    monkeypatch.setattr(objects, "read_generation", lambda path: seen)  # it looked before `one` wrote
     with pytest.raises(Refused, match="another run took it this moment"):
         other.acquire()
     check_owner(place, "one")
@@ -215,9 +214,9 @@ def test_a_lock_that_was_taken_over_is_neither_renewed_nor_removed(
     old, new = Lock(place, "old"), Lock(place, "new")
     proxy.choose = once("put", "lost")
     old.acquire()
-    held = gcs.stat(f"{place}/.lock")
+    held = objects.stat(f"{place}/.lock")
     until = time.monotonic() + 20
-    while gcs.stat(f"{place}/.lock") == held:
+    while objects.stat(f"{place}/.lock") == held:
         assert time.monotonic() < until, "no heartbeat"
         time.sleep(0.05)
     old._stop.set()  # no heartbeat between what `new` reads and writes

@@ -19,8 +19,8 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from pipelines.lock import Lock
 from schemas.errors import Refused, TokenmillError
+from schemas.lock import Lock
 from tests.conftest import ROOT
 from tests.trainer.training.configs import content
 from trainer.checkpoint import open_step

@@ -24,8 +24,7 @@ from typing import Any
 
 import psutil
 
-from pipelines import storage
-from pipelines.remote import gcs
+from schemas import objects, storage
 from schemas.errors import Refused, TokenmillError
 from schemas.gcs import SCHEME, Changed
 
@@ -53,7 +52,7 @@ class Lock:
         """
         with _takeover_guard(self._directory):
             if self._path.startswith(SCHEME):
-                data, self._generation = gcs.read_generation(self._path)
+                data, self._generation = objects.read_generation(self._path)
                 owner = _parse(data)
             else:
                 owner = _read(self._path)
@@ -78,7 +77,7 @@ class Lock:
         if owner is not None and owner["run_id"] == self._run_id:
             if self._path.startswith(SCHEME):
                 with contextlib.suppress(Changed):  # taken over since
-                    gcs.delete_if(self._path, self._generation)
+                    objects.delete_if(self._path, self._generation)
             else:
                 storage.remove(self._path)
 
@@ -100,7 +99,7 @@ class Lock:
         }
         data = json.dumps(owner).encode()
         if self._path.startswith(SCHEME):
-            self._generation = gcs.put_if(self._path, data, hashlib.sha256(data).hexdigest(), self._generation)
+            self._generation = objects.put_if(self._path, data, hashlib.sha256(data).hexdigest(), self._generation)
         else:
             storage.write_bytes(self._path, data, self._run_id)
 

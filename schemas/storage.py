@@ -1,7 +1,7 @@
-"""Files of a run directory, local, on gs:// or on any filesystem Beam knows, and the one way a file becomes final.
+"""Files, local, on gs:// or on a filesystem that was added, and the one way a file becomes final.
 
 A local file is written under a temporary name that carries the run's id, flushed to disk, then renamed; elsewhere
-(`pipelines.remote`) it is written locally and put once under its final name, because a rename in an object store is a
+(`schemas.objects`) it is written locally and put once under its final name, because a rename in an object store is a
 copy and a delete. Nothing is ever opened for writing under its final name, so a name that exists is a whole file.
 """
 
@@ -19,10 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from schemas.errors import TokenmillError
+from schemas import objects
+from schemas.errors import Refused, TokenmillError
 from schemas.gcs import SCHEME
 
 TEMPORARY = ".tmp-"
+added: Callable[[], Any] | None = None
+"""Gives a module with the functions of `schemas.objects` for paths that are neither local nor on gs://."""
 _counter = itertools.count()
 
 
@@ -237,11 +240,9 @@ def remove_temporaries(directory: str, keep_run: str | None = None) -> int:
 
 
 def _elsewhere(path: str) -> Any:
-    """The module of `pipelines.remote` a path that is not local belongs to."""
+    """The module for a path that is not local. Raises Refused when there is none."""
     if path.startswith(SCHEME):
-        from pipelines.remote import gcs  # noqa: PLC0415
-
-        return gcs
-    from pipelines.remote import beam  # noqa: PLC0415 - loads Beam, which takes a second
-
-    return beam
+        return objects
+    if added is None:
+        raise Refused(f"{path}: is neither on this machine nor on {SCHEME}")
+    return added()
