@@ -275,8 +275,10 @@ def _assemble(path: str, manifests: Sequence[Manifest]) -> dict[str, list[tuple[
     return found
 
 
-def newest_good(directory: str) -> Found:
-    """The newest checkpoint that is whole. Newer ones that are damaged are renamed to quarantined-step-…, not deleted.
+def newest_good(directory: str, before: int | None = None) -> Found:
+    """The newest checkpoint that is whole, of an earlier step than `before` if that is given.
+
+    Newer ones that are damaged are renamed to quarantined-step-…, not deleted.
 
     For one process of a run; the others open the step it found (`open_step`).
 
@@ -285,6 +287,8 @@ def newest_good(directory: str) -> Found:
     """
     quarantined: list[Quarantined] = []
     for step in reversed(steps(directory)):
+        if before is not None and step >= before:
+            continue
         try:
             return Found(open_step(directory, step), tuple(quarantined))
         except Damaged as error:

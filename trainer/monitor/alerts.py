@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from trainer.monitor.config import AlertsConfig, Kind
-from trainer.monitor.learning import DeadExpert, ExpertImbalance, LossSpike, NonFinite, numbers
+from trainer.monitor.learning import DeadExpert, ExpertImbalance, LossSpike, NonFinite, RolledBack, numbers
 from trainer.monitor.memory import HighMemory, MemoryRunsOut
 from trainer.monitor.outlets import Alert, Outlet
 from trainer.monitor.pace import CheckpointFailed, CheckpointLate, InputStall, NoStep, ThroughputDrop
 from trainer.monitor.system import SystemRecord, utc
 from trainer.monitor.triggers import Change
-from trainer.training.records import Callback, CheckpointRecord, StepRecord, ValidationRecord
+from trainer.training.records import Callback, CheckpointRecord, RollbackRecord, StepRecord, ValidationRecord
 
 STOPPED = 10.0  # seconds between two ticks after which the whole process was stopped, and not the training alone
 
@@ -75,6 +75,7 @@ class Alerts(Callback):
         self._imbalance, self._dead = ExpertImbalance(config), DeadExpert(config)
         self._throughput, self._input = ThroughputDrop(config), InputStall(config)
         self._no_step = NoStep(config, self._ticked)
+        self._back = RolledBack(config)
         self._failed, self._late = CheckpointFailed(config), CheckpointLate(config)
         self._full, self._runs_out = HighMemory(config), MemoryRunsOut(config)
         self._saved = {rule.kind: rule for rule in (self._loss, self._finite, self._imbalance, self._dead)}
@@ -107,7 +108,16 @@ class Alerts(Callback):
         """As `Callback`."""
         with self._lock:
             self._late.done(record.step)
+            self._tell(self._back.saved(record))
             self._tell(self._failed.see(record))
+
+    def on_rollback(self, record: RollbackRecord) -> None:
+        """As `Callback`."""
+        with self._lock:
+            self._no_step.alive(self._clock())
+            self._late.done(record.step)  # none of a later step than it went back to is to come
+            self._step = record.step
+            self._tell(self._back.see(record))
 
     def alive(self) -> None:
         """A sign of life that is no step, such as a batch of validation."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer.monitor.config import AlertsConfig, Kind
 from trainer.monitor.triggers import Change, Rule
-from trainer.training.records import StepRecord, Utilisation, ValidationRecord
+from trainer.training.records import CheckpointRecord, RollbackRecord, StepRecord, Utilisation, ValidationRecord
 
 CALM = 3  # steps without the cause after which an alert ends
 
@@ -60,6 +60,27 @@ class NonFinite(Rule):
         """What is known of a step or a validation, by name. None: there is no such number."""
         bad = [f"{name} {value}" for name, value in numbers.items() if value is not None and not math.isfinite(value)]
         return self.judge(float(len(bad)), ", ".join(bad), f"all numbers were finite {CALM} times in a row")
+
+
+class RolledBack(Rule):
+    """The run went back after bad steps, and nothing was saved since."""
+
+    kind = Kind.ROLLED_BACK
+
+    def __init__(self, config: AlertsConfig) -> None:
+        super().__init__(0.0, config.hysteresis)
+
+    def see(self, record: RollbackRecord) -> Change | None:
+        """The run went back."""
+        message = f"{len(record.bad)} bad steps in a row; the run went back to step {record.to_step}"
+        return self.judge(float(len(record.bad)), message, message)
+
+    def saved(self, record: CheckpointRecord) -> Change | None:
+        """What became of a save."""
+        if record.error is not None:
+            return None
+        message = f"the run has come to the checkpoint of step {record.step} since"
+        return self.judge(0.0, message, message)
 
 
 def numbers(record: StepRecord | ValidationRecord) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from trainer.monitor.outlets import Outlet, to_file, to_webhook, url_in
 from trainer.monitor.performance import Clock, Norms, PerformanceRecord
 from trainer.monitor.system import System, SystemRecord, utc
 from trainer.plan.parameters import flops_per_token, parameters
-from trainer.training.records import Callback, CheckpointRecord, StepRecord, ValidationRecord
+from trainer.training.records import Callback, CheckpointRecord, RollbackRecord, StepRecord, ValidationRecord
 from trainer.training.trainer import Trainer
 
 ALERTS = "alerts.jsonl"
@@ -81,6 +81,10 @@ class Monitor(Callback):
         """As `Callback`."""
         self._clock.spent("checkpoint", record.waited_seconds + record.copied_seconds)
         self._safely(lambda: self.alerts.on_checkpoint(record))
+
+    def on_rollback(self, record: RollbackRecord) -> None:
+        """As `Callback`."""
+        self._safely(lambda: self.alerts.on_rollback(record))
 
     def alive(self) -> None:
         """A sign of life that is no step, such as a batch of validation."""

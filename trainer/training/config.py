@@ -17,6 +17,7 @@ from trainer.monitor.config import MonitorConfig
 from trainer.optimizer import OptimizerConfig
 from trainer.presets import preset
 from trainer.schedules import BatchRamp, BatchSize, Schedules
+from trainer.training.recovery import RecoveryConfig
 
 
 class Stop(Strict):
@@ -75,6 +76,7 @@ class RunConfig(Strict):
     balance_weight: alpha of the sequence-wise auxiliary loss.
     document_masking: whether tokens see only their own document; V3 trains without.
     log_every: steps between two lines of progress; metrics.jsonl has every step.
+    recovery: what is done about steps whose loss or gradient is bad (docs/recovery.md).
     step_timeout: seconds after which a step, or a batch of validation, counts as hung, and the process ends. The first
         step is traced meanwhile.
     monitor: what is measured beside each step, and alerts (docs/monitoring.md).
@@ -96,6 +98,7 @@ class RunConfig(Strict):
     stop: Stop
     validation: ValidationConfig = ValidationConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
     log_every: int = Field(default=10, ge=1)
     step_timeout: float = Field(default=1800.0, gt=0)
     monitor: MonitorConfig = MonitorConfig()

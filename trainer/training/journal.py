@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.training.records import Callback, CheckpointRecord, Measured, StartRecord, StepRecord, ValidationRecord
+from trainer.training.records import (
+    Callback,
+    CheckpointRecord,
+    Measured,
+    RollbackRecord,
+    StartRecord,
+    StepRecord,
+    ValidationRecord,
+)
 
 
 class Journal(Callback):
@@ -33,6 +41,10 @@ class Journal(Callback):
         """As `Callback`."""
         self._write(record.as_json())
 
+    def on_rollback(self, record: RollbackRecord) -> None:
+        """As `Callback`."""
+        self._write(record.as_json())
+
     def on_monitor(self, record: Measured) -> None:
         """As `Callback`."""
         self._write(record.as_json())
@@ -48,17 +60,20 @@ class Journal(Callback):
 def cut(path: Path, step: int, validated: int | None) -> int:
     """Leave only what was recorded up to a step, its validation if it is the `validated` one; how many steps went.
 
-    A last line that a kill cut short goes, too. Atomic: a kill meanwhile leaves the old file or the new one.
+    Where the run went back to an earlier step and made steps again, these are the step meant. A last line that a kill
+    cut short goes, too. Atomic: a kill meanwhile leaves the old file or the new one.
     """
     if not path.exists():
         return 0
+    here = max(
+        (n for n, (_, each) in enumerate(_lines(path)) if each["kind"] == "step" and each["step"] <= step), default=-1
+    )
     removed = 0
     new = path.with_name(f"{path.name}.new")
     with new.open("w", encoding="utf-8") as file:
-        for line, content in _lines(path):
-            if content["step"] < step or (
-                content["step"] == step and (content["kind"] != "validation" or validated == step)
-            ):
+        for number, (line, content) in enumerate(_lines(path)):
+            before = number <= here or content["step"] < step
+            if before or (content["step"] == step and (content["kind"] != "validation" or validated == step)):
                 file.write(line)
             elif content["kind"] == "step":
                 removed += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
@@ -25,7 +25,8 @@ from trainer.training.config import RunConfig, model_config
 from trainer.training.interruption import Interruption
 from trainer.training.journal import Journal, cut
 from trainer.training.records import Callback, Measured, StartRecord
-from trainer.training.saving import Checkpoints, go_on
+from trainer.training.recovery import Recovery
+from trainer.training.saving import Checkpoints, Kept, go_on
 from trainer.training.sinks import TensorBoard, Terminal
 from trainer.training.trainer import Trainer
 from trainer.training.validation import Validation
@@ -57,7 +58,10 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
         interruption = stack.enter_context(Interruption())
         watchdog = stack.enter_context(Watchdog(config.step_timeout))
         trainer = Trainer(config, shards, architecture, mesh)
-        start, validated, watched = go_on(trainer, str(output / CHECKPOINTS))
+        start, saved = go_on(trainer, str(output / CHECKPOINTS))
+        validated = saved.get("validated")
+        recovery = Recovery(config.recovery)
+        recovery.restore(saved.get("recovery", {}))
         told: list[Callback] = []
         say: Callable[[str], None] = _nothing
         if mesh.rank == 0:
@@ -72,20 +76,21 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
                 callback.on_monitor(record)
 
         monitor = stack.enter_context(Monitor(config.monitor, trainer, output, write, say))
-        if watched is not None:
-            monitor.restore(watched)
+        if "monitor" in saved:
+            monitor.restore(saved["monitor"])
         told.append(monitor)  # in all processes
 
         def alive() -> None:
             watchdog.alive()
             monitor.alive()
 
-        checkpoints = stack.enter_context(Checkpoints(trainer, str(output / CHECKPOINTS), told, monitor))
+        kept: dict[str, Kept] = {"monitor": monitor, "recovery": recovery}
+        checkpoints = stack.enter_context(Checkpoints(trainer, str(output / CHECKPOINTS), told, kept))
         rows = config.rows(config.schedules.batch_size.at(0))
         validation = Validation(
             trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive
         )
-        work = _Run(trainer, told, validation, checkpoints, watchdog, interruption, validated)
+        work = _Run(trainer, told, validation, checkpoints, recovery, monitor, watchdog, interruption, validated)
         if work.train():
             values = mesh.gathered(trainer.model) if mesh.processes > 1 else None
             if mesh.rank == 0:
@@ -104,6 +109,8 @@ class _Run:
     told: Sequence[Callback]
     validation: Validation
     checkpoints: Checkpoints
+    recovery: Recovery
+    monitor: Monitor
     watchdog: Watchdog
     interruption: Interruption
     validated: int | None
@@ -115,10 +122,13 @@ class _Run:
         if trainer.progress.step % config.validation.every == 0:
             self._validate()
         while not config.stop.reached(trainer.progress.step, trainer.progress.tokens):
-            record = trainer.step()
+            record = trainer.step(*self.recovery.limits())
             self.watchdog.alive()
             for callback in self.told:
                 callback.on_step_end(record)
+            if self.recovery.see(record):
+                self._go_back()
+                continue
             if record.step % config.validation.every == 0:
                 self._validate()
             if record.step % config.checkpoints.every == 0:
@@ -130,6 +140,21 @@ class _Run:
         self._validate()
         self.checkpoints.save(self.validated, self.loss)
         return True
+
+    def _go_back(self) -> None:
+        """To a checkpoint before the bad steps. Raises TokenmillError where that was tried often enough."""
+        recovery, trainer = self.recovery, self.trainer
+        bad, over = tuple(recovery.skipped), trainer.over
+        record, saved = self.checkpoints.go_back(recovery.before(trainer.progress.step))
+        position = trainer.progress.position
+        over += recovery.gone_back(record.to_step, position, saved.get("recovery", {}))
+        trainer.over = tuple(span for span in over if span[1] > position)
+        self.validated, self.loss = saved.get("validated"), None
+        if "monitor" in saved:
+            self.monitor.restore(saved["monitor"])
+        for callback in self.told:
+            callback.on_rollback(replace(record, bad=bad, over=trainer.over))
+        self.watchdog.alive()
 
     def _validate(self) -> None:
         """Unless this step was."""

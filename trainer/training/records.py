@@ -133,6 +133,28 @@ class CheckpointRecord:
         return {"kind": "checkpoint", **asdict(self)}
 
 
+@dataclass(frozen=True)
+class RollbackRecord:
+    """The run went back after bad steps.
+
+    step, position: where it was. to_step: of the checkpoint it went back to; checkpoint: None where there was none, so
+    that it began anew. bad: positions in the order, from and to, of the batches that were left out. over: of what is
+    not trained on when the steps are made again. quarantined: as in StartRecord.
+    """
+
+    step: int
+    position: int
+    to_step: int
+    checkpoint: str | None
+    bad: Sequence[tuple[int, int]]
+    over: Sequence[tuple[int, int]]
+    quarantined: Sequence[tuple[int, str]]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": "rollback", **asdict(self)}
+
+
 class Measured(Protocol):
     """A record of the monitor: of the machine, or of performance (docs/monitoring.md)."""
 
@@ -160,6 +182,9 @@ class Callback:
 
     def on_checkpoint(self, record: CheckpointRecord) -> None:
         """After a save has ended, some steps later."""
+
+    def on_rollback(self, record: RollbackRecord) -> None:
+        """After the run went back to an earlier step."""
 
     def on_monitor(self, record: Measured) -> None:
         """After a step, of what was measured beside it."""

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
 
 from schemas.errors import TokenmillError
-from trainer.checkpoint import Checkpoint, Found, Outcome, Retention, Saver, newest_good, open_step
+from trainer.checkpoint import Checkpoint, Found, Outcome, Retention, Saver, abandon_after, newest_good, open_step
 from trainer.mesh import Mesh
-from trainer.monitor.monitor import Monitor
 from trainer.training.environment import differences, environment
-from trainer.training.records import Callback, CheckpointRecord, StartRecord
+from trainer.training.records import Callback, CheckpointRecord, RollbackRecord, StartRecord
 from trainer.training.state import described, pieces, restore
 from trainer.training.trainer import Trainer
 
 
-def go_on(trainer: Trainer, directory: str) -> tuple[StartRecord, int | None, dict[str, Any] | None]:
+class Kept(Protocol):
+    """What a run keeps from step to step beside its trainer."""
+
+    def state(self) -> dict[str, Any]:
+        """As JSON."""
+        ...
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a `state`."""
+        ...
+
+
+def go_on(trainer: Trainer, directory: str) -> tuple[StartRecord, Mapping[str, Any]]:
     """Make `trainer` stand at the newest checkpoint that is whole, if there is one. All processes must call it.
 
-    Returns what process 0 tells of it, the step of the last validation before, and the monitor's state.
+    Returns what process 0 tells of it, and the checkpoint's dictionary; {} where there was none.
 
     Raises:
         Refused: the checkpoint is of another run or view.
@@ -27,17 +38,18 @@ def go_on(trainer: Trainer, directory: str) -> tuple[StartRecord, int | None, di
     checkpoint, quarantined = _newest(trainer.mesh, directory)
     here = environment()
     if checkpoint is None:
-        return StartRecord(0, None, quarantined, (), here), None, None
+        return StartRecord(0, None, quarantined, (), here), {}
     restore(checkpoint, trainer)
     meta = checkpoint.meta
     changed = differences(meta["environment"], here)
-    start = StartRecord(checkpoint.step, checkpoint.path, quarantined, changed, here)
-    return start, meta["validated"], meta.get("monitor")
+    return StartRecord(checkpoint.step, checkpoint.path, quarantined, changed, here), meta
 
 
-def _newest(mesh: Mesh, directory: str) -> tuple[Checkpoint | None, tuple[tuple[int, str], ...]]:
+def _newest(
+    mesh: Mesh, directory: str, before: int | None = None
+) -> tuple[Checkpoint | None, tuple[tuple[int, str], ...]]:
     """Process 0 looks, and puts damaged ones aside; the others open what it found."""
-    found = newest_good(directory) if mesh.rank == 0 else Found(None)
+    found = newest_good(directory, before) if mesh.rank == 0 else Found(None)
     step = mesh.from_first(-1 if found.checkpoint is None else found.checkpoint.step)
     if mesh.rank and step >= 0:
         return open_step(directory, step), ()
@@ -47,14 +59,12 @@ def _newest(mesh: Mesh, directory: str) -> tuple[Checkpoint | None, tuple[tuple[
 class Checkpoints:
     """Saves a run. All processes make one before their first step, and save at the same steps.
 
-    told: whom to tell what became of each save. monitor: whose state is saved, too; None: nobody's. As a context it
-    waits for the last one.
+    told: whom to tell what became of each save. kept: whose state is saved, too, by name. As a context it waits for
+    the last one.
     """
 
-    def __init__(
-        self, trainer: Trainer, directory: str, told: Sequence[Callback], monitor: Monitor | None = None
-    ) -> None:
-        self._trainer, self._told, self._monitor = trainer, told, monitor
+    def __init__(self, trainer: Trainer, directory: str, told: Sequence[Callback], kept: Mapping[str, Kept]) -> None:
+        self._trainer, self._directory, self._told, self._kept = trainer, directory, told, kept
         mesh, config = trainer.mesh, trainer.config.checkpoints
         self._saver = Saver(
             directory,
@@ -71,9 +81,29 @@ class Checkpoints:
         """Save the run as it stands, unless it was saved here. validated, loss: of the last validation."""
         step = self._trainer.progress.step
         if step != self._saved:
-            monitor = self._monitor.state() if self._monitor else None
-            self._saver.save(step, pieces(self._trainer), described(self._trainer, validated, loss, monitor))
+            states = {name: each.state() for name, each in self._kept.items()}
+            self._saver.save(step, pieces(self._trainer), described(self._trainer, validated, loss, states))
             self._saved = step
+
+    def go_back(self, before: int) -> tuple[RollbackRecord, Mapping[str, Any]]:
+        """Make the trainer stand at the newest whole checkpoint of an earlier step, or anew where there is none.
+
+        Later ones no longer count. All processes must call it. Returns what happened, without the spans, and the
+        checkpoint's dictionary; {} where there was none.
+        """
+        self._tell(self._saver.wait())
+        trainer, at = self._trainer, self._trainer.progress
+        checkpoint, quarantined = _newest(trainer.mesh, self._directory, before)
+        self._saved = 0 if checkpoint is None else checkpoint.step
+        if trainer.mesh.rank == 0:
+            abandon_after(self._directory, -1 if checkpoint is None else checkpoint.step)
+        if checkpoint is None:
+            trainer.begin_again()
+        else:
+            restore(checkpoint, trainer)
+        path = None if checkpoint is None else checkpoint.path
+        meta = {} if checkpoint is None else checkpoint.meta
+        return RollbackRecord(at.step, at.position, self._saved, path, (), (), quarantined), meta
 
     def report(self) -> None:
         """Tell of the saves that have ended. One that failed is told and no error: training goes on."""

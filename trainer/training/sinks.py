@@ -13,7 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainer.training.config import Stop
-from trainer.training.records import Callback, CheckpointRecord, Measured, StartRecord, StepRecord, ValidationRecord
+from trainer.training.records import (
+    Callback,
+    CheckpointRecord,
+    Measured,
+    RollbackRecord,
+    StartRecord,
+    StepRecord,
+    ValidationRecord,
+)
 
 
 class TensorBoard(Callback):
@@ -26,8 +34,17 @@ class TensorBoard(Callback):
 
     def __init__(self, folder: Path, step: int) -> None:
         """step: of the checkpoint the run goes on from; what is there of later steps is no longer shown."""
-        _hide_after(folder, step)
-        self._writer = tf.summary.create_file_writer(str(folder), flush_millis=10_000)
+        self._folder = folder
+        self._open(step)
+
+    def _open(self, step: int) -> None:
+        _hide_after(self._folder, step)
+        self._writer = tf.summary.create_file_writer(str(self._folder), flush_millis=10_000)
+
+    def on_rollback(self, record: RollbackRecord) -> None:
+        """As `Callback`."""
+        self._writer.close()
+        self._open(record.to_step)
 
     def on_step_end(self, record: StepRecord) -> None:
         """As `Callback`."""
@@ -119,6 +136,16 @@ class Terminal(Callback):
         self.say(
             f"step {record.step}  checkpoint of {record.bytes / 1e6:,.1f} MB written in {record.seconds:.1f} s; "
             f"training waited {blocked:.2f} s"
+        )
+
+    def on_rollback(self, record: RollbackRecord) -> None:
+        """As `Callback`."""
+        for step, reason in record.quarantined:
+            self.say(f"WARNING: the checkpoint of step {step} is damaged and was put aside: {reason}")
+        spans = ", ".join(f"{begin:,} to {end:,}" for begin, end in record.over)
+        self.say(
+            f"step {record.step}: {len(record.bad)} bad steps in a row; back to step {record.to_step} "
+            f"({record.checkpoint or 'the beginning'}), from there without positions {spans} of the view"
         )
 
     def on_step_end(self, record: StepRecord) -> None:

@@ -1,14 +1,15 @@
 """What a checkpoint of a run holds, and how a run is made to stand where it was saved.
 
 Arrays: weights, router biases, the optimizer's step count and moments, by names that are the same on every mesh.
-Dictionary: step, position and tokens, the loader's state, the last validation, the monitor's state, config,
-architecture and environment.
+Dictionary: step, position and tokens, the loader's state, positions to step over, the last validation, config,
+architecture and environment, and what else the run keeps from step to step.
 There is no generator of random numbers to save: nothing in a step is random, and records are read in a computed order.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from trainer.model import Model
 from trainer.training.environment import environment
 from trainer.training.trainer import Progress, Trainer
 
-# Of the config, what decides neither the weights nor the order of records, beyond the rounding of sums.
+# Of the config, what decides neither the weights nor the order of records, beyond the rounding of sums; and `recovery`,
+# so that a run that did not recover can go on.
 _MAY_CHANGE = {
     "checkpoints",
     "data",  # another path to the same view: the loader's state knows the view by its fingerprint
@@ -33,6 +35,7 @@ _MAY_CHANGE = {
     "monitor",
     "output",
     "recompute",
+    "recovery",
     "step_timeout",
     "stop",
     "validation",
@@ -66,10 +69,10 @@ class _Part:
 
 
 def described(
-    trainer: Trainer, validated: int | None, loss: float | None, monitor: dict[str, Any] | None = None
+    trainer: Trainer, validated: int | None, loss: float | None, states: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """The dictionary beside the arrays. validated: step of the last validation, and loss what it found; monitor: its
-    state.
+    """The dictionary beside the arrays. validated: step of the last validation, and loss what it found; states: what
+    else the run keeps, by name.
     """
     progress = trainer.progress
     content: dict[str, Any] = {
@@ -77,8 +80,9 @@ def described(
         "position": progress.position,
         "tokens": progress.tokens,
         "loader": trainer.shards.state(progress.position),
+        "over": trainer.over,
         "validated": validated,
-        "monitor": monitor,
+        **states,
         "config": trainer.config.model_dump(mode="json"),
         "model": trainer.model.config.model_dump(mode="json"),
         "environment": environment(),
@@ -114,6 +118,7 @@ def restore(checkpoint: Checkpoint, trainer: Trainer) -> None:
         box = [slice(at, at + size) for at, size in zip(each.offset, each.variable.shape, strict=True)]
         each.variable.assign(checkpoint.read(each.name, box))
     trainer.progress = Progress(meta["step"], position, meta["tokens"])
+    trainer.over = tuple((begin, end) for begin, end in meta["over"])
 
 
 def model_of(checkpoint: Checkpoint) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from trainer.schedules import Settings
 from trainer.step import StepOutput, TrainStep, optimizer_of
 from trainer.training.config import RunConfig
 from trainer.training.records import StepRecord, utilisation
+from trainer.training.recovery import Span, next_position
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,25 @@ class Input:
 
     def __init__(self, shards: Shards, mesh: Mesh, document_masking: bool) -> None:
         self._shards, self._mesh, self._masking = shards, mesh, document_masking
-        self._sequences = 0
+        self._sequences = self._position = -1
         self._batches: Iterator[dict[str, Any]] = iter(())
 
     def next(self, sequences: int, position: int) -> dict[str, Any]:
-        """Its part of the batch of `sequences` records from `position`, where the one before it ended."""
-        if sequences != self._sequences:
+        """Its part of the batch of `sequences` records from `position`; cheap where the one before it ended."""
+        if (sequences, position) != (self._sequences, self._position):
             data = self._shards.dataset(
                 sequences, self._mesh.rank, self._mesh.processes, position, document_masking=self._masking
             )
-            self._batches, self._sequences = iter(data), sequences
+            self._batches = iter(data)
+        self._sequences, self._position = sequences, position + sequences
         return next(self._batches)
 
 
 class Trainer:
-    """A model on a view, its step, and where it stands. mesh: None for one process."""
+    """A model on a view, its step, and where it stands. mesh: None for one process.
+
+    over: positions ahead that are stepped over (`trainer.training.recovery`).
+    """
 
     def __init__(self, config: RunConfig, shards: Shards, architecture: ModelConfig, mesh: Mesh | None = None) -> None:
         self.config, self.shards, self.mesh = config, shards, mesh or Mesh()
@@ -63,28 +69,37 @@ class Trainer:
         self._parts = meshes.Shards(self.mesh, self.model)
         self.optimizer = optimizer_of(self.model, config.optimizer, self._parts)
         self.progress = Progress()
+        self.over: tuple[Span, ...] = ()
         self._input = Input(shards, self.mesh, config.document_masking)
         self._steps: dict[int, TrainStep] = {}
 
-    def step(self) -> StepRecord:
-        """Make the next step."""
+    def step(self, max_loss: float = math.inf, max_norm: float = math.inf) -> StepRecord:
+        """Make the next step; a loss or gradient norm that is not finite or above these leaves all but progress be."""
         before = self.progress
         settings = self.config.schedules.at(before.step, before.tokens)
         begun = time.perf_counter()
-        batch = self._input.next(settings.sequences, before.position)
+        position = next_position(before.position, settings.sequences, self.over)
+        batch = self._input.next(settings.sequences, position)
         read = time.perf_counter()
         output = self._step_of(settings.sequences)(
-            batch, settings.learning_rate, settings.bias_speed, settings.mtp_weight
+            batch, settings.learning_rate, settings.bias_speed, settings.mtp_weight, max_loss, max_norm
         )
         norm = float(output.norm)  # waits for the step
         made = time.perf_counter()
         self.progress = replace(
             before,
             step=before.step + 1,
-            position=before.position + settings.sequences,
+            position=position + settings.sequences,
             tokens=before.tokens + settings.sequences * self.shards.sequence_length,
         )
         return self._record(settings, output, norm, read - begun, made - read)
+
+    def begin_again(self) -> None:
+        """Stand before the first step again. All processes of the mesh must call it."""
+        new = Trainer(self.config, self.shards, self.model.config, self.mesh)
+        for mine, theirs in zip(self.owned(), new.owned(), strict=True):
+            mine.variable.assign(theirs.variable)
+        self.progress, self.over = new.progress, ()
 
     def owned(self) -> list[meshes.Owned]:
         """The state as this process holds it: what a checkpoint saves, and what restoring assigns."""
