@@ -24,7 +24,7 @@ from schemas import arrow, config, lock, manifest
 from schemas.config import TokenizeConfig, load_config, parse_config
 from schemas.rules import RULES
 from tests.conftest import ROOT
-from trainer.training.config import RunConfig, Stop, ValidationConfig
+from trainer.training.config import CheckpointConfig, RunConfig, Stop, ValidationConfig
 
 PACKAGES = {"pipelines": pipelines, "loader": loader, "trainer": trainer}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,12 +85,26 @@ def test_every_config_key_and_default_is_documented(title: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "model"), [("Top level", RunConfig), ("`stop`", Stop), ("`validation`", ValidationConfig)]
+    ("title", "model"),
+    [
+        ("Top level", RunConfig),
+        ("`stop`", Stop),
+        ("`validation`", ValidationConfig),
+        ("`checkpoints`", CheckpointConfig),
+    ],
 )
 def test_every_key_of_the_training_config_is_documented(title: str, model: type[BaseModel]) -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \| ", section(read("docs/training.md"), title), re.MULTILINE)
     # A part's defaults stand in a table of their own, or on another page.
-    nested = {"optimizer": "V3's", "validation": "see below", "mesh": "one process"} if model is RunConfig else {}
+    nested = {
+        "optimizer": "V3's",
+        "validation": "see below",
+        "checkpoints": "see below",
+        "mesh": "one process",
+        "recovery": "see [recovery](recovery.md)",
+        "monitor": "see [monitoring](monitoring.md)",
+    }
+    nested = nested if model is RunConfig else {}
     assert dict(rows) == {
         name: nested[name] if name in nested else shown_default(field) for name, field in model.model_fields.items()
     }

@@ -1,8 +1,10 @@
 """What a run does about bad steps: it leaves their update out, and goes back when several come in a row.
 
-A step is bad whose loss or gradient is not finite, or is further above the last good steps than chance explains: more
-than `sigmas` standard deviations above their mean (the rule of OLMo-core's `SkipStepOptimizer`, but what was
-left out never enters the window here).
+A step is bad whose loss or gradient is not finite, or is further above the last steps than chance explains: more than
+`sigmas` standard deviations above their mean (the rule of OLMo-core's `SkipStepOptimizer`). What is not finite never
+enters the window, and what is too large enters it as the limit it was above: one wild step does not hide the next, and
+a norm that stays higher becomes usual. A deviation is taken to be a share of the mean (`_LEAST_…`) at least: in a flat
+window, such as that of the norms of a first warmup, six deviations are nothing.
 
 The first time, the run goes back to the newest checkpoint before the bad steps and makes the same steps again without
 the records that were left out: right where memory was damaged. Where it ends in bad steps again, what led there is at
@@ -24,6 +26,8 @@ from schemas.errors import TokenmillError
 from trainer.config import Strict
 from trainer.training.records import StepRecord
 
+_LEAST_OF_LOSS, _LEAST_OF_NORM = 0.02, 0.5  # gradients of small batches vary much more than losses, and are clipped
+
 Span = tuple[int, int]
 """Positions in the order, from the first to the one after the last."""
 
@@ -31,8 +35,8 @@ Span = tuple[int, int]
 class RecoveryConfig(Strict):
     """Steps whose loss or gradient is bad (docs/recovery.md).
 
-    sigmas: standard deviations above the mean of good steps at which a loss or a gradient norm is bad.
-    window: so many last good steps are looked at. Before there are half of them, only what is not finite is bad.
+    sigmas: standard deviations above the mean of the last steps at which a loss or a gradient norm is bad.
+    window: so many last steps are looked at. Before there are half of them, only what is not finite is bad.
     skips: so many bad steps in a row make the run go back.
     rollbacks: it does so at most so many times without a window of good steps between.
     """
@@ -60,15 +64,17 @@ class Recovery:
 
     def limits(self) -> tuple[float, float]:
         """The largest loss and gradient norm with which the next step is good."""
-        return self._limit(self._losses), self._limit(self._norms)
+        return self._limit(self._losses, _LEAST_OF_LOSS), self._limit(self._norms, _LEAST_OF_NORM)
 
     def see(self, record: StepRecord) -> bool:
         """Take in a step that was made; whether the run must go back."""
+        max_loss, max_norm = self.limits()
+        if math.isfinite(record.total) and math.isfinite(record.norm):
+            self._losses.append(min(record.total, max_loss))
+            self._norms.append(min(record.norm, max_norm))
         if not record.applied:
             self.skipped.append((record.position - record.sequences, record.position))
             return len(self.skipped) >= self._config.skips
-        self._losses.append(record.total)
-        self._norms.append(record.norm)
         self.skipped.clear()
         self._good += 1
         if self._good >= self._config.window:
@@ -126,10 +132,11 @@ class Recovery:
             window.clear()
             window.extend(saved.get(name, []))
 
-    def _limit(self, values: Sequence[float]) -> float:
+    def _limit(self, values: Sequence[float], least: float) -> float:
         if len(values) < self._config.window // 2:
             return math.inf
-        return float(np.mean(values) + self._config.sigmas * np.std(values))
+        mean = float(np.mean(values))
+        return mean + self._config.sigmas * max(float(np.std(values)), least * mean)
 
 
 def next_position(position: int, sequences: int, over: Sequence[Span]) -> int:

@@ -63,8 +63,10 @@ class Checkpoints:
     the last one.
     """
 
-    def __init__(self, trainer: Trainer, directory: str, told: Sequence[Callback], kept: Mapping[str, Kept]) -> None:
-        self._trainer, self._directory, self._told, self._kept = trainer, directory, told, kept
+    def __init__(
+        self, trainer: Trainer, directory: str, told: Sequence[Callback], kept: Mapping[str, Kept] | None = None
+    ) -> None:
+        self._trainer, self._directory, self._told, self._kept = trainer, directory, told, kept or {}
         mesh, config = trainer.mesh, trainer.config.checkpoints
         self._saver = Saver(
             directory,
