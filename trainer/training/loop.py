@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
@@ -14,8 +15,8 @@ import numpy as np
 from loader import Shards
 from loader.view import view_of
 from schemas.errors import Refused
-from schemas.lock import Lock
-from trainer.exchange import CHECKPOINTS, MODEL_FOLDER
+from schemas.lock import Lock, check_owner
+from trainer.exchange import CONFIG, MODEL_FOLDER
 from trainer.hf import save_pretrained
 from trainer.mesh import Mesh
 from trainer.monitor.monitor import Monitor
@@ -32,7 +33,7 @@ from trainer.training.trainer import Trainer
 from trainer.training.validation import Validation
 from trainer.training.watchdog import Watchdog
 
-CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 
 def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
@@ -50,15 +51,17 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
     """
     shards = Shards(config.data)
     architecture = model_config(config, shards)
-    output = Path(config.output)
+    output, saves = Path(config.output), config.checkpoints.below(config.output)
     mesh = Mesh.join(config.mesh)
     with ExitStack() as stack:
+        guard: Callable[[], None] | None = None
         if mesh.rank == 0:
-            stack.enter_context(_alone(output))
+            stack.enter_context(_alone(config.output))
+            guard = stack.enter_context(_alone(saves))
         interruption = stack.enter_context(Interruption())
         watchdog = stack.enter_context(Watchdog(config.step_timeout))
         trainer = Trainer(config, shards, architecture, mesh)
-        start, saved = go_on(trainer, str(output / CHECKPOINTS))
+        start, saved = go_on(trainer, saves)
         validated = saved.get("validated")
         recovery = Recovery(config.recovery)
         recovery.restore(saved.get("recovery", {}))
@@ -85,7 +88,7 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
             monitor.alive()
 
         kept: dict[str, Kept] = {"monitor": monitor, "recovery": recovery}
-        checkpoints = stack.enter_context(Checkpoints(trainer, str(output / CHECKPOINTS), told, kept))
+        checkpoints = stack.enter_context(Checkpoints(trainer, saves, told, kept, guard))
         rows = config.rows(config.schedules.batch_size.at(0))
         validation = Validation(
             trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive
@@ -170,12 +173,13 @@ class _Run:
 
 
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Own the output folder. Raises Refused where another run that is alive does."""
-    lock = Lock(str(output), uuid4().hex[:12])
+def _alone(folder: str) -> Iterator[Callable[[], None]]:
+    """Own a folder; gives what raises TokenmillError once another run does. Raises Refused where one that is alive does."""
+    run = uuid4().hex[:12]
+    lock = Lock(folder, run)
     lock.acquire()
     try:
-        yield
+        yield partial(check_owner, folder, run)
     finally:
         lock.release()
 
