@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-
 from pydantic import BaseModel
 
 from schemas import yaml_config

@@ -1,4 +1,4 @@
-"""Local copies of a remote checkpoint's files: each is fetched once, when something in it is first read, and checked."""
+"""Local copies of a remote checkpoint's files: each is fetched once, when some of it is first read, and checked."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 import numpy as np
 
 from loader import Shards
+from loader.cache import ShardCache
 from loader.view import view_of
 from schemas.errors import Refused
 from schemas.lock import Lock, check_owner
@@ -22,7 +23,7 @@ from trainer.mesh import Mesh
 from trainer.monitor.monitor import Monitor
 from trainer.plan.parameters import parameters
 from trainer.text import save_tokenizer
-from trainer.training.config import RunConfig, model_config
+from trainer.training.config import CacheConfig, RunConfig, model_config
 from trainer.training.interruption import Interruption
 from trainer.training.journal import Journal, cut
 from trainer.training.records import Callback, Measured, StartRecord
@@ -60,7 +61,8 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
             guard = stack.enter_context(_alone(saves))
         interruption = stack.enter_context(Interruption())
         watchdog = stack.enter_context(Watchdog(config.step_timeout))
-        trainer = Trainer(config, shards, architecture, mesh)
+        cache = None if config.cache is None else stack.enter_context(_cache(config.cache, shards, mesh))
+        trainer = Trainer(config, shards, architecture, mesh, cache)
         start, saved = go_on(trainer, saves)
         validated = saved.get("validated")
         recovery = Recovery(config.recovery)
@@ -91,7 +93,7 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
         checkpoints = stack.enter_context(Checkpoints(trainer, saves, told, kept, guard))
         rows = config.rows(config.schedules.batch_size.at(0))
         validation = Validation(
-            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive
+            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive, cache
         )
         work = _Run(trainer, told, validation, checkpoints, recovery, monitor, watchdog, interruption, validated)
         if work.train():
@@ -172,9 +174,18 @@ class _Run:
                 callback.on_validation(found)
 
 
+def _cache(config: CacheConfig, shards: Shards, mesh: Mesh) -> ShardCache:
+    """Room for the process's lanes, and a shard of validation beside them."""
+    concurrent = shards.order.lanes // mesh.processes + 1
+    return ShardCache(shards.folder, shards.files, config.directory, config.bytes, concurrent=concurrent)
+
+
 @contextmanager
 def _alone(folder: str) -> Iterator[Callable[[], None]]:
-    """Own a folder; gives what raises TokenmillError once another run does. Raises Refused where one that is alive does."""
+    """Own a folder; gives a check that raises TokenmillError once it is another run's.
+
+    Raises Refused where a run that is alive owns it.
+    """
     run = uuid4().hex[:12]
     lock = Lock(folder, run)
     lock.acquire()
