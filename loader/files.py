@@ -58,6 +58,48 @@ class DirectFiles:
         """Nothing is open."""
 
 
+class Lease:
+    """What one dataset holds of shard files that serve several; `close` gives all of it back, with no word from it.
+
+    For a dataset that is not read to its end: its abandoned iterator would keep the shards it has open.
+    """
+
+    def __init__(self, files: ShardFiles) -> None:
+        self._files, self._lock = files, threading.Lock()
+        self._held: list[int] = []
+        self._closed = False
+
+    def plan(self, shards: Iterable[int]) -> None:
+        """As `ShardFiles.plan`."""
+        self._files.plan(shards)
+
+    def acquire(self, shard: int) -> str:
+        """As `ShardFiles.acquire`. Raises TokenmillError after `close`, too: an iterator may still be reading ahead."""
+        path = self._files.acquire(shard)
+        with self._lock:
+            if not self._closed:
+                self._held.append(shard)
+                return path
+        self._files.release(shard)
+        raise TokenmillError(f"{path}: the dataset it was for is read no more")
+
+    def release(self, shard: int) -> None:
+        """As `ShardFiles.release`; nothing happens after `close`."""
+        with self._lock:
+            if self._closed:
+                return
+            self._held.remove(shard)
+        self._files.release(shard)
+
+    def close(self) -> None:
+        """Give everything back. The shard files stay open."""
+        with self._lock:
+            self._closed = True
+            held, self._held = self._held, []
+        for shard in held:
+            self._files.release(shard)
+
+
 class OpenShards:
     """The shards one dataset holds. size: framed bytes of a record; view: what to call the view in sentences.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loader.files import DirectFiles, OpenShards, ShardFiles
 from loader.layout import Shard, order_of, shards_of
 from loader.locate import MANIFEST, locate
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.errors import Refused, TokenmillError
 from schemas.manifest import ShardFile, ShardManifest, TokenizerInfo
 from schemas.order import Order
@@ -281,11 +281,9 @@ def _read(path: str) -> tuple[str, ShardManifest]:
                 raise Refused(f"{path}: is a run; give one of its views: {there}")
             here = views[0].parent
         return str(here), manifest.load(ShardManifest, here / MANIFEST)
-    import tensorflow as tf  # noqa: PLC0415
-
     folder = path.removesuffix(MANIFEST).rstrip("/")
     try:
-        data = tf.io.gfile.GFile(f"{folder}/{MANIFEST}", "rb").read()
-    except tf.errors.OpError as error:
-        raise TokenmillError(f"{folder}/{MANIFEST}: cannot be read: {error.message}") from None
+        data = storage.read_bytes(f"{folder}/{MANIFEST}")
+    except FileNotFoundError:
+        raise TokenmillError(f"{folder}/{MANIFEST}: cannot be read: there is no such object") from None
     return folder, manifest.parse(ShardManifest, data, f"{folder}/{MANIFEST}")

@@ -23,6 +23,10 @@ class Absent(TokenmillError):
     """There is no such object or bucket."""
 
 
+class Forbidden(TokenmillError):
+    """The credentials in use do not allow it."""
+
+
 class Changed(TokenmillError):
     """The object is of another generation than the request was made for."""
 
@@ -96,7 +100,7 @@ def explained(name: str, verb: str = "read") -> Iterator[None]:
             raise Transient(f"HTTP status {error.code}") from error
         if error.code == http.client.BAD_REQUEST and "CRC32C" in str(error):
             raise Transient("its bytes did not arrive with the crc32c they were sent with") from error
-        kind = {404: Absent, 412: Changed}.get(error.code, TokenmillError)
+        kind = {401: Forbidden, 403: Forbidden, 404: Absent, 412: Changed}.get(error.code, TokenmillError)
         told = _REASONS.get(error.code, f"the server refused it: {error}").format(verb=verb)
         raise kind(f"{name}: {told}") from error
     except DataCorruption as error:

@@ -59,13 +59,13 @@ class Lock:
             if owner is not None and not is_stale(owner):
                 raise Refused(
                     f"{self._directory}: run {owner['run_id']} (process {owner['pid']} on {owner['host']}) is at work "
-                    f"here; wait for it or stop it, or give another --output"
+                    f"here; wait for it or stop it, or give another folder"
                 )
             try:
                 self._write()
             except Changed:
                 raise Refused(
-                    f"{self._directory}: another run took it this moment; wait for it or give another --output"
+                    f"{self._directory}: another run took it this moment; wait for it or give another folder"
                 ) from None
         self._thread.start()
 

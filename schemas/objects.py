@@ -31,11 +31,12 @@ _LEAST_AHEAD, _MOST_AHEAD = 1 << 16, 1 << 24  # bytes a reader asks for beyond w
 
 @dataclass(frozen=True)
 class Stat:
-    """What the server says of an object. sha256: as its writer stated it; '' when it stated none."""
+    """What the server says of an object. sha256: as its writer stated it; '' when it stated none. crc32c: in base64."""
 
     bytes: int
     generation: int
     sha256: str
+    crc32c: str
 
 
 def put(path: str, file: BinaryIO, size: int, sha256: str, guard: Callable[[], None] | None) -> None:
@@ -96,7 +97,8 @@ def stat(path: str) -> Stat | None:
     def attempt() -> Stat:
         with explained(path):
             blob.reload(timeout=_timeout(), retry=None)
-        return Stat(int(blob.size), int(blob.generation), (blob.metadata or {}).get("sha256", ""))
+        stated = (blob.metadata or {}).get("sha256", "")
+        return Stat(int(blob.size), int(blob.generation), stated, blob.crc32c or "")
 
     try:
         return _retried(attempt, path)
@@ -255,6 +257,22 @@ def _pages(prefix: str, delimiter: str) -> Iterator[tuple[list[tuple[str, int]],
             raise Refused(f"{prefix}: there is no bucket {bucket}; make it first") from None
         yield objects, folders
         if not token:
+            return
+
+
+def copy(old: str, new: str) -> None:
+    """Make an object with the bytes of another, by the server, in place of what is there. Raises Absent: no `old`."""
+    source, blob = _blob(old), _blob(new)
+    token: str | None = None
+
+    def attempt() -> str | None:
+        with explained(old, "copy"):
+            further: str | None = blob.rewrite(source, token=token, timeout=_timeout(), retry=None)[0]
+        return further
+
+    while True:
+        token = _retried(attempt, old)
+        if token is None:
             return
 
 

@@ -7,16 +7,25 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel
 
+from schemas import yaml_config
 from schemas.errors import Refused, TokenmillError
 from trainer.checkpoint import Damaged, open_step
+from trainer.checkpoint.config import CheckpointConfig
 from trainer.checkpoint.load import steps
 from trainer.hf import load_pretrained, save_pretrained
 from trainer.model import Model
 from trainer.text import INFO, MODEL
 from trainer.training.state import model_of
 
-MODEL_FOLDER, CHECKPOINTS = "model", "checkpoints"
+MODEL_FOLDER, CONFIG = "model", "config.yaml"
+
+
+class _Places(BaseModel):
+    """What a run's config says of where its checkpoints are."""
+
+    checkpoints: CheckpointConfig = CheckpointConfig()
 
 
 def read_model(directory: str | Path, step: int | None = None) -> tuple[Model, Path, str]:
@@ -30,9 +39,11 @@ def read_model(directory: str | Path, step: int | None = None) -> tuple[Model, P
         TokenmillError: it is damaged.
     """
     directory = Path(directory)
-    inside, checkpoints = directory / MODEL_FOLDER, str(directory / CHECKPOINTS)
+    inside, config = directory / MODEL_FOLDER, directory / CONFIG
     if step is None and inside.is_dir():
         return load_pretrained(inside), inside, str(inside)
+    places = yaml_config.load(_Places, config) if config.exists() else _Places()
+    checkpoints = places.checkpoints.below(directory)
     saved = steps(checkpoints)
     if step is None and not saved:
         return load_pretrained(directory), directory, str(directory)

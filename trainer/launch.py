@@ -21,23 +21,25 @@ from pydantic import BaseModel
 
 from schemas import yaml_config
 from schemas.errors import Refused, TokenmillError
+from trainer.checkpoint.config import CheckpointConfig, OutputFolder
 from trainer.checkpoint.load import steps
 
 _REFUSED = 2
 _LONGEST_PAUSE = 60.0
 _GRACE = 30.0  # seconds the others have to end in, once one is lost
-LAUNCHER, CHECKPOINTS = "TOKENMILL_LAUNCHER", "checkpoints"
+LAUNCHER = "TOKENMILL_LAUNCHER"
 
 
 class Launcher:
-    """Runs `run` in `processes` local workers. arguments: of `python -m trainer run`; output: the run's folder.
+    """Runs `run` in `processes` local workers. arguments: of `python -m trainer run`; checkpoints: the run's folder of
+    them, or a gs:// URL.
 
     restarts: how often in a row all are started again without a new checkpoint in between.
     """
 
-    def __init__(self, processes: int, arguments: Sequence[str], output: str, restarts: int) -> None:
+    def __init__(self, processes: int, arguments: Sequence[str], checkpoints: str, restarts: int) -> None:
         self._processes, self._arguments = processes, [*arguments]
-        self._checkpoints, self._restarts = os.path.join(output, CHECKPOINTS), restarts
+        self._checkpoints, self._restarts = checkpoints, restarts
         self._workers: list[subprocess.Popen[bytes]] = []
         self._asked: int | None = None
 
@@ -120,21 +122,22 @@ class Launcher:
             time.sleep(0.1)
 
 
-class _Output(BaseModel):
+class _Places(BaseModel):
     """What the launcher needs of a config; the workers check all of it."""
 
-    output: str
+    output: OutputFolder
+    checkpoints: CheckpointConfig = CheckpointConfig()
 
 
 def launch(processes: int, config: str, data: str | None, output: str | None, restarts: int) -> int:
     """`python -m trainer launch`; the exit code. Raises Refused for what makes no sense."""
     if processes < 1 or restarts < 0:
         raise Refused(f"--processes {processes} --restarts {restarts}: give 1 or more, and 0 or more")
-    folder = yaml_config.load(_Output, config, {"output": output} if output is not None else {}).output
+    places = yaml_config.load(_Places, config, {"output": output} if output is not None else {})
     arguments = [config]
     for option, value in (("--data", data), ("--output", output)):
         arguments += [option, value] if value is not None else []
-    return Launcher(processes, arguments, folder, restarts).run()
+    return Launcher(processes, arguments, places.checkpoints.below(places.output), restarts).run()
 
 
 def _free_addresses(count: int) -> list[str]:

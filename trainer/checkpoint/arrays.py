@@ -26,8 +26,10 @@ from trainer.checkpoint import files
 from trainer.checkpoint.records import FileSum
 
 FILE_BYTES, CHUNK_BYTES = 32 << 20, 1 << 20
+LARGEST_FILE = FILE_BYTES + (1 << 16)  # where nothing can be compressed: headers, sums, and the index of the chunks
 METADATA = "zarr.json"
 WRITERS = 4  # files under way at a time: while one waits for the disk the others are encoded
+UPLOADS = 16  # the same where they are put on gs://, and wait longer
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(getattr(ml_dtypes, name, name))
@@ -64,7 +66,11 @@ class Grid:
     @property
     def names(self) -> list[str]:
         """Paths of all files below the process's folder."""
-        return [f"{self.dtype}/{METADATA}", *(f"{self.dtype}/c/{i}" for i in range(self.files))]
+        return [f"{self.dtype}/{METADATA}", *self.names_of(0, self.elements)]
+
+    def names_of(self, begin: int, end: int) -> list[str]:
+        """Paths of the data files that hold elements [begin, end), of which there is one at least."""
+        return [f"{self.dtype}/c/{i}" for i in range(begin // self.file, math.ceil(end / self.file))]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -111,12 +117,12 @@ class Grid:
 
 
 def write(folder: str, buffers: Mapping[str, np.ndarray]) -> dict[str, FileSum]:
-    """Write flat arrays by dtype to `folder`/<dtype>, flushed to disk; returns the sums of their files.
+    """Write flat arrays by dtype to `folder`/<dtype>, to stay; returns the sums of their files.
 
     An empty array has no files.
 
     Raises:
-        OSError: the disk is full, or the filesystem refuses.
+        OSError, TokenmillError: the disk is full, or the filesystem or the service refuses.
     """
 
     def put(name: str, data: bytes) -> FileSum:
@@ -133,7 +139,7 @@ def write(folder: str, buffers: Mapping[str, np.ndarray]) -> dict[str, FileSum]:
         return put(f"{grid.dtype}/{key}", data)
 
     grids = [Grid(dtype, buffer.size) for dtype, buffer in buffers.items() if buffer.size]
-    with ThreadPoolExecutor(WRITERS, "checkpoint") as pool:
+    with ThreadPoolExecutor(UPLOADS if files.is_remote(folder) else WRITERS, "checkpoint") as pool:
         running: dict[str, Future[FileSum]] = {}
         for grid in grids:
             files.make_folder(os.path.join(folder, grid.dtype, "c"))
@@ -149,14 +155,14 @@ def write(folder: str, buffers: Mapping[str, np.ndarray]) -> dict[str, FileSum]:
                 future.cancel()  # after a failure nothing more is begun
 
 
-def read(folder: str, dtype: str, elements: int, begin: int, end: int) -> np.ndarray:
-    """Elements [begin, end) of a process's flat array of a dtype: an array of its own.
+def read(folder: str, grid: Grid, begin: int, end: int) -> np.ndarray:
+    """Elements [begin, end) of a process's flat array in a local folder: an array of its own.
 
     Raises:
         ValueError: a chunk's crc32c is wrong or it cannot be decoded.
     """
     if begin == end:
-        return np.empty(0, DTYPES[dtype])
-    path = os.path.join(os.path.abspath(folder), dtype) + "/"
-    store = Grid(dtype, elements).store({"driver": "file", "path": path})
+        return np.empty(0, DTYPES[grid.dtype])
+    path = os.path.join(os.path.abspath(folder), grid.dtype) + "/"
+    store = grid.store({"driver": "file", "path": path})
     return np.asarray(store[begin:end].read().result())

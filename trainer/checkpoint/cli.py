@@ -19,7 +19,7 @@ def add_commands(subparsers: Any) -> None:
     commands = top.add_subparsers(dest="checkpoints", required=True, metavar="COMMAND")
 
     listed = commands.add_parser("list", help="what is there, by step")
-    listed.add_argument("directory", metavar="DIR", help="the folder of the checkpoints")
+    listed.add_argument("directory", metavar="DIR", help="the folder of the checkpoints, or a gs:// URL")
 
     verify = commands.add_parser(
         "verify",
@@ -27,7 +27,7 @@ def add_commands(subparsers: Any) -> None:
         description="Check checkpoints as loading does: marker, manifests, set of files, sha256 of each. Nothing is "
         "changed. Exit code 1 when one is damaged.",
     )
-    verify.add_argument("directory", metavar="DIR", help="the folder of the checkpoints")
+    verify.add_argument("directory", metavar="DIR", help="the folder of the checkpoints, or a gs:// URL")
     verify.add_argument("--step", type=int, help="this one only")
 
     prune = commands.add_parser(
@@ -36,7 +36,7 @@ def add_commands(subparsers: Any) -> None:
         description="Delete all but the newest, those of every so manieth step, and the best by validation. The newest "
         "is verified first; when it is damaged nothing is deleted.",
     )
-    prune.add_argument("directory", metavar="DIR", help="the folder of the checkpoints")
+    prune.add_argument("directory", metavar="DIR", help="the folder of the checkpoints, or a gs:// URL")
     prune.add_argument("--keep", type=int, default=5, help="so many of the newest (default: %(default)s)")
     prune.add_argument("--every", type=int, help="besides, steps that are a multiple of this")
     prune.add_argument("--dry-run", action="store_true", help="only say what would go")
@@ -58,13 +58,14 @@ def dispatch(parsed: argparse.Namespace) -> int:
     """
     if parsed.checkpoints == "diff":
         return _diff(parsed.first, parsed.second)
-    if not os.path.isdir(parsed.directory):
+    directory = files.absolute(parsed.directory)
+    if not files.names_in(directory) and not os.path.isdir(directory):
         raise Refused(f"{parsed.directory}: there is no such folder")
     if parsed.checkpoints == "list":
-        return _list(parsed.directory)
+        return _list(directory)
     if parsed.checkpoints == "verify":
-        return _verify(parsed.directory, parsed.step)
-    return _prune(parsed.directory, retention.Retention(parsed.keep, parsed.every), parsed.dry_run)
+        return _verify(directory, parsed.step)
+    return _prune(directory, retention.Retention(parsed.keep, parsed.every), parsed.dry_run)
 
 
 def _list(directory: str) -> int:
@@ -134,7 +135,7 @@ def _diff(first: str, second: str) -> int:
 
 
 def _open(path: str) -> Checkpoint:
-    directory, name = os.path.split(os.path.abspath(path))
+    directory, name = os.path.split(files.absolute(path))
     step = records.step_of(name)
     if step is None or not load.is_committed(directory, step):
         raise Refused(f"{path}: not the folder of a checkpoint, such as step-00001000")

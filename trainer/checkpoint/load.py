@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from schemas.errors import Refused, TokenmillError
+from schemas.gcs import Forbidden
 from trainer.checkpoint import arrays, files, records
+from trainer.checkpoint.copies import Copies
 from trainer.checkpoint.pieces import by_name, cover
 from trainer.checkpoint.records import Commit, Damaged, Manifest, Piece
 
@@ -57,6 +59,7 @@ class Checkpoint:
     commit: Commit
     manifests: tuple[Manifest, ...]
     _pieces: dict[str, list[tuple[Manifest, Piece]]] = field(repr=False)
+    _copies: Copies | None = field(repr=False, default=None)
 
     @property
     def step(self) -> int:
@@ -105,7 +108,7 @@ class Checkpoint:
 
         Raises:
             Refused: there is no such array, or the index does not fit it.
-            TokenmillError: a file has changed since it was verified.
+            TokenmillError: a file has changed since it was verified, or cannot be fetched.
         """
         if name not in self._pieces:
             raise Refused(f"{self.path}: has no array {name}")
@@ -130,9 +133,11 @@ class Checkpoint:
         rows = inside[0] if inside else slice(0, 1)
         row = math.prod(piece.shape[1:])
         folder = os.path.join(self.path, records.process_name(manifest.process, manifest.processes))
+        grid = arrays.Grid(piece.dtype, manifest.arrays[piece.dtype])
         first, last = piece.start + rows.start * row, piece.start + rows.stop * row
+        here = folder if self._copies is None else self._copies.of(manifest, grid.names_of(first, last))
         try:
-            flat = arrays.read(folder, piece.dtype, manifest.arrays[piece.dtype], first, last)
+            flat = arrays.read(here, grid, first, last)
         except ValueError as error:
             raise TokenmillError(f"{folder}: changed since it was verified: {error}") from None
         if not inside:
@@ -150,8 +155,14 @@ def _bounds(name: str, shape: Sequence[int], index: Sequence[slice] | None) -> t
 
 def steps(directory: str) -> list[int]:
     """Steps of the checkpoints with a commit marker, in order."""
-    found = (records.step_of(name) for name in files.names_in(directory))
-    return sorted(step for step in found if step is not None and is_committed(directory, step))
+    return committed(directory, files.names_in(directory))
+
+
+def committed(directory: str, names: Sequence[str]) -> list[int]:
+    """Steps of those folders of a directory that have a commit marker, in order."""
+    folders = [name for name in names if records.step_of(name) is not None]
+    found = (records.step_of(name) for name in files.having(directory, folders, records.COMMIT))
+    return sorted(step for step in found if step is not None)
 
 
 def is_committed(directory: str, step: int) -> bool:
@@ -174,8 +185,11 @@ def read_commit(directory: str, step: int) -> Commit:
     return commit
 
 
-def open_step(directory: str, step: int) -> Checkpoint:
+def open_step(directory: str, step: int, beside: bool = False) -> Checkpoint:
     """A step's checkpoint, verified to the last byte.
+
+    beside: another process has just done so. On gs:// the files' sums, which are compared again when they are read,
+        are then not compared at once, because that takes a download.
 
     Raises:
         Damaged: a file is missing, too many, truncated or altered, or not what a save writes.
@@ -187,12 +201,15 @@ def open_step(directory: str, step: int) -> Checkpoint:
         commit = read_commit(directory, step)
         manifests = _manifests(path, commit)
         check_names(path, sizes, manifests, {records.COMMIT})
-        _check_contents(path, manifests)
+        _check_metadata(path, manifests)
+        if not (beside and files.is_remote(path)):
+            _check_sums(path, manifests)
     except files.NotPlain as error:
         raise Damaged(str(error)) from None
     except OSError as error:
         raise Damaged(f"{error.filename or path}: {error.strerror or error}") from None
-    return Checkpoint(path, commit, tuple(manifests), _assemble(path, manifests))
+    copies = Copies(path) if files.is_remote(path) else None
+    return Checkpoint(path, commit, tuple(manifests), _assemble(path, manifests), copies)
 
 
 def _manifests(path: str, commit: Commit) -> list[Manifest]:
@@ -242,23 +259,38 @@ def check_names(path: str, sizes: dict[str, int], manifests: Sequence[Manifest],
                 raise Damaged(
                     f"{path}/{folder}/{name}: has {sizes[f'{folder}/{name}']:,} bytes instead of {each.bytes:,}"
                 )
+            if each.bytes > arrays.LARGEST_FILE:
+                raise Damaged(f"{path}/{folder}/{name}: has {each.bytes:,} bytes, more than a save writes")
 
 
-def _check_contents(path: str, manifests: Sequence[Manifest]) -> None:
-    """Compare metadata with what a save writes, and the sha256 of all files with the manifests'."""
-    sums = {}
-    for manifest in manifests:
-        folder = records.process_name(manifest.process, manifest.processes)
-        for dtype, elements in manifest.arrays.items():
-            text = arrays.Grid(dtype, elements).metadata_bytes
-            metadata = f"{path}/{folder}/{dtype}/{arrays.METADATA}"
-            if files.read_small(metadata, len(text)) != text:
-                raise Damaged(f"{metadata}: not the metadata that a save writes")
-        sums.update({f"{folder}/{name}": each for name, each in manifest.files.items()})
+def _check_metadata(path: str, manifests: Sequence[Manifest]) -> None:
+    """Compare the arrays' metadata with what a save writes."""
+    texts = {
+        f"{path}/{records.process_name(manifest.process, manifest.processes)}/{dtype}/{arrays.METADATA}": arrays.Grid(
+            dtype, elements
+        ).metadata_bytes
+        for manifest in manifests
+        for dtype, elements in manifest.arrays.items()
+    }
     with ThreadPoolExecutor(READERS) as pool:
-        for name, found in zip(sums, pool.map(lambda name: files.sha256_of(f"{path}/{name}"), sums), strict=True):
-            if found != sums[name].sha256:
-                raise Damaged(f"{path}/{name}: its sha256 is not that of its manifest")
+        found = pool.map(lambda name: files.read_small(name, len(texts[name])), texts)
+        for name, text in zip(texts, found, strict=True):
+            if text != texts[name]:
+                raise Damaged(f"{name}: not the metadata that a save writes")
+
+
+def _check_sums(path: str, manifests: Sequence[Manifest]) -> None:
+    """Compare the sha256 of all files with the manifests'."""
+    sums = {
+        f"{path}/{records.process_name(manifest.process, manifest.processes)}/{name}": each
+        for manifest in manifests
+        for name, each in manifest.files.items()
+    }
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda name: files.sha256_of(name, sums[name].bytes), sums)
+        for name, digest in zip(sums, found, strict=True):
+            if digest != sums[name].sha256:
+                raise Damaged(f"{name}: its sha256 is not that of its manifest")
 
 
 def _assemble(path: str, manifests: Sequence[Manifest]) -> dict[str, list[tuple[Manifest, Piece]]]:
@@ -298,27 +330,32 @@ def newest_good(directory: str, before: int | None = None) -> Found:
 
 def _put_aside(directory: str, step: int) -> str | None:
     try:
-        return _rename(directory, step, records.QUARANTINED)
-    except OSError:
+        return _move(directory, step, records.QUARANTINED)
+    except (OSError, Forbidden):
         return None  # told as such: a read-only folder must not keep the older checkpoint from being used
 
 
-def _rename(directory: str, step: int, prefix: str) -> str:
+def _move(directory: str, step: int, prefix: str) -> str:
     """Take a step's folder out of the count under a name that is free."""
     name = os.path.join(directory, f"{prefix}{records.step_name(step)}")
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    target = next(each for each in names if not files.exists(each))
-    files.rename(os.path.join(directory, records.step_name(step)), target)
-    return target
+    return files.move(os.path.join(directory, records.step_name(step)), names, records.COMMIT)
 
 
 def abandon_after(directory: str, step: int) -> list[str]:
-    """Take the checkpoints after a step out of the count, when a run goes back to it; returns their new paths.
+    """Take the checkpoints after a step out of the count, when a run goes back to it; returns where they are now.
 
     They are renamed to abandoned-step-…, so that a kill does not bring them back and their steps can be saved again;
-    the next save that is committed deletes them. For one process of a run, while no save is running.
+    the next save that is committed deletes them. On gs://, where that would copy them, they only lose their markers,
+    and go as leftovers do. For one process of a run, while no save is running.
 
     Raises:
-        OSError: a folder cannot be renamed.
+        OSError, TokenmillError: it cannot be done.
     """
-    return [_rename(directory, later, records.ABANDONED) for later in reversed(steps(directory)) if later > step]
+    later = [each for each in reversed(steps(directory)) if each > step]
+    if not files.is_remote(directory):
+        return [_move(directory, each, records.ABANDONED) for each in later]
+    folders = [os.path.join(directory, records.step_name(each)) for each in later]
+    for folder in folders:
+        files.remove(os.path.join(folder, records.COMMIT))
+    return folders

@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.errors import Refused
 from trainer.checkpoint import files, records
-from trainer.checkpoint.load import is_committed, read_commit, steps
+from trainer.checkpoint.load import committed, read_commit, steps
 from trainer.checkpoint.records import Damaged
 
 VALIDATION_LOSS = "validation_loss"
@@ -73,12 +73,10 @@ def remove(directory: str, remove_steps: Iterable[int]) -> None:
 
 def leftovers(directory: str, below: int | None = None) -> list[str]:
     """Names of step folders without a commit marker, of steps less than `below`."""
-    found = []
-    for name in files.names_in(directory):
-        step = records.step_of(name)
-        if step is not None and (below is None or step < below) and not is_committed(directory, step):
-            found.append(name)
-    return found
+    names = files.names_in(directory)
+    whole = {records.step_name(step) for step in committed(directory, names)}
+    steps_of = ((name, records.step_of(name)) for name in names if name not in whole)
+    return [name for name, step in steps_of if step is not None and (below is None or step < below)]
 
 
 def remove_leftovers(directory: str, below: int | None = None) -> list[str]:

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,7 +26,7 @@ from trainer.checkpoint.pieces import HostCopy, Owned, by_name, cover
 from trainer.checkpoint.records import Commit, Damaged, FileSum, Manifest, Piece
 from trainer.checkpoint.retention import Retention
 
-POLL_SECONDS = 0.05
+POLL_SECONDS, POLL_SECONDS_REMOTE = 0.05, 0.5  # between two looks for the other processes' manifests
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,10 @@ class Outcome:
 class Saver:
     """Saves the checkpoints of one run into a folder; one object in each process, made before the first step of any.
 
-    directory: the checkpoints' folder; only one run at a time may write there.
+    directory: the checkpoints' folder, local or on gs://; only one run at a time may write there.
     run: with more than one process: equal in all of them, and different whenever they are started again.
     wait_seconds: how long process 0 waits for the other processes' manifests.
+    guard: called right before a commit; raises TokenmillError where this run no longer owns the folder.
 
     Outcomes are collected and must be looked at: `outcomes()` gives those that are there, `wait()` the rest. As a
     context manager it waits and raises the first error that nobody has looked at; in an exception it waits for this
@@ -82,15 +83,16 @@ class Saver:
         run: str | None = None,
         keep: Retention | None = None,
         wait_seconds: float = 600.0,
+        guard: Callable[[], None] | None = None,
     ) -> None:
         if not 0 <= process < processes:
             raise Refused(f"process {process} of {processes}: there is no such process")
         if run is None and processes > 1:
             raise Refused("several processes need a `run` that is the same in all of them and new at every start")
-        self.directory = os.path.abspath(directory)
+        self.directory = files.absolute(directory)
         self.process, self.processes = process, processes
         self.keep = keep or Retention()
-        self.wait_seconds = wait_seconds
+        self.wait_seconds, self.guard = wait_seconds, guard
         self._run = run or uuid.uuid4().hex
         self._saves = 0
         self._ended = threading.Event()
@@ -112,14 +114,13 @@ class Saver:
         """Copy the pieces and write them in the background; when this returns, the arrays may change.
 
         Waits first until the save before is written. In a run of several processes all call it, at the same steps.
+        A step that has a checkpoint is not saved again: that is an error of the outcome.
 
         Raises:
-            Refused: the step has a checkpoint, a piece cannot be saved, or `meta` is not JSON (nor are NaN and inf).
+            Refused: a piece cannot be saved, or `meta` is not JSON (nor are NaN and inf).
         """
         waited = self._join()
         path = os.path.join(self.directory, records.step_name(step))
-        if is_committed(self.directory, step):
-            raise Refused(f"{path}: there is a checkpoint of this step; it is not overwritten")
         try:
             records.dump(dict(meta))
         except (ValueError, TypeError) as error:
@@ -187,6 +188,8 @@ class _Save:
         begun = time.perf_counter()
         written, removed, problem = 0, list[str](), None
         try:
+            if is_committed(self.saver.directory, self.step):
+                raise Refused(f"{self.path}: there is a checkpoint of this step; it is not overwritten")
             removed += self._leftovers()
             manifest = self._write()
             written = sum(each.bytes for each in manifest.files.values())
@@ -241,7 +244,7 @@ class _Save:
         return manifest
 
     def _commit(self) -> None:
-        found = [self._manifest_of(process) for process in range(self.saver.processes)]
+        found = self._manifests()
         # A commit marker over files that are not all there would be worse than none.
         check_names(self.path, files.files_below(self.path), [manifest for manifest, _ in found], set())
         pieces: list[Piece] = [piece for manifest, _ in found for piece in manifest.pieces]
@@ -259,30 +262,41 @@ class _Save:
         )
         files.sync_folder(self.saver.directory)
         files.sync_folder(os.path.dirname(self.saver.directory))
-        files.commit_bytes(os.path.join(self.path, records.COMMIT), records.render(commit), self.saver._run)
+        marker = os.path.join(self.path, records.COMMIT)
+        files.commit_new(marker, records.render(commit), self.saver._run, self.saver.guard)
 
-    def _manifest_of(self, process: int) -> tuple[Manifest, FileSum]:
-        """Wait for a process's manifest of this save."""
-        name = os.path.join(self.path, records.process_name(process, self.saver.processes))
-        end = time.monotonic() + self.saver.wait_seconds
+    def _manifests(self) -> list[tuple[Manifest, FileSum]]:
+        """Wait for the manifests of this save, of all processes: one listing a look."""
+        saver = self.saver
+        names = [os.path.join(self.path, records.process_name(p, saver.processes)) for p in range(saver.processes)]
+        found: dict[int, tuple[Manifest, FileSum]] = {}
+        end = time.monotonic() + saver.wait_seconds
         while True:
-            if files.exists(f"{name}.json"):
-                manifest, found = records.read(f"{name}.json", Manifest, records.MANIFEST_LIMIT)
-                if manifest.save == self.save:
-                    return manifest, found
-            if files.exists(f"{name}.failed"):
-                told = files.read_small(f"{name}.failed", 1 << 20).decode(errors="replace")
-                save, _, reason = told.partition("\n")
-                if save == self.save:
-                    raise TokenmillError(f"{self.path}: not committed: process {process} failed: {reason}")
-            if self.saver._ended.is_set():
-                raise TokenmillError(f"{self.path}: not committed: the run ended before process {process} had written")
+            there = set(files.names_in(self.path))
+            for process, name in enumerate(names):
+                if process in found:
+                    continue
+                if os.path.basename(f"{name}.json") in there:
+                    manifest, size = records.read(f"{name}.json", Manifest, records.MANIFEST_LIMIT)
+                    if manifest.save == self.save:
+                        found[process] = manifest, size
+                        continue
+                if os.path.basename(f"{name}.failed") in there:
+                    told = files.read_small(f"{name}.failed", 1 << 20).decode(errors="replace")
+                    save, _, reason = told.partition("\n")
+                    if save == self.save:
+                        raise TokenmillError(f"{self.path}: not committed: process {process} failed: {reason}")
+            if len(found) == len(names):
+                return [found[process] for process in range(len(names))]
+            late = min(set(range(len(names))) - found.keys())
+            if saver._ended.is_set():
+                raise TokenmillError(f"{self.path}: not committed: the run ended before process {late} had written")
             if time.monotonic() > end:
                 raise TokenmillError(
-                    f"{name}.json: not committed: process {process} has not written it after "
-                    f"{self.saver.wait_seconds:g} s"
+                    f"{names[late]}.json: not committed: process {late} has not written it after "
+                    f"{saver.wait_seconds:g} s"
                 )
-            time.sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS_REMOTE if files.is_remote(self.path) else POLL_SECONDS)
 
     def _retain(self) -> list[str]:
         directory = self.saver.directory
@@ -301,9 +315,9 @@ class _Save:
 
     def _clean_up(self, problem: TokenmillError) -> None:
         """Give the space back, and tell process 0. What fails here is left to the next save."""
-        if is_committed(self.saver.directory, self.step):
-            return  # it was retention that failed
         try:
+            if is_committed(self.saver.directory, self.step):
+                return  # it was before, or it was retention that failed
             self._remove_own()
             if self.saver.process:
                 files.commit_bytes(self._failed, f"{self.save}\n{problem}".encode(), self.saver._run)

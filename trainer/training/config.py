@@ -11,6 +11,8 @@ from pydantic import Field, model_validator
 from loader import Shards
 from schemas import yaml_config
 from schemas.errors import Refused
+from schemas.storage import is_local
+from trainer.checkpoint.config import CheckpointConfig, OutputFolder
 from trainer.config import ModelConfig, Precision, Strict, parse_model_config
 from trainer.mesh import MeshConfig
 from trainer.monitor.config import MonitorConfig
@@ -48,23 +50,22 @@ class ValidationConfig(Strict):
     records: int | None = Field(default=None, ge=1)
 
 
-class CheckpointConfig(Strict):
-    """Checkpoints, in `checkpoints/` of the output (docs/checkpoints.md). There is one after the last step, too.
+class CacheConfig(Strict):
+    """Where the shards of a view on gs:// are kept while they are read (docs/cache.md).
 
-    every: steps between two. keep: so many of the newest stay; the best by validation always does. keep_every: besides,
-        those whose step is a multiple of it; None: no others.
+    directory: on a local disk; the processes of a machine share it. bytes: what the shards in it never exceed.
     """
 
-    every: int = Field(default=1000, ge=1)
-    keep: int = Field(default=5, ge=1)
-    keep_every: int | None = Field(default=None, ge=1)
+    directory: str
+    bytes: int = Field(ge=1)
 
 
 class RunConfig(Strict):
     """Everything a training run is made from. Keys with a default may be left out.
 
     data: the view, such as runs/demo/shards/4096: a folder or a gs:// URL.
-    output: the folder the run writes; the same command goes on from what is there.
+    cache: for a view on gs://; None: TensorFlow reads it where it lies.
+    output: the local folder the run writes; the same command goes on from what is there.
     model: `preset` and any key of `ModelConfig`, which overrides the preset's. vocab_size, bos_token_id and
         eos_token_id are the view's tokenizer's where they are left out.
     seed: of the first weights.
@@ -83,7 +84,8 @@ class RunConfig(Strict):
     """
 
     data: str
-    output: str
+    cache: CacheConfig | None = None
+    output: OutputFolder
     model: dict[str, Any]
     seed: int = Field(default=0, ge=0)
     initial: str | None = None
@@ -102,6 +104,12 @@ class RunConfig(Strict):
     log_every: int = Field(default=10, ge=1)
     step_timeout: float = Field(default=1800.0, gt=0)
     monitor: MonitorConfig = MonitorConfig()
+
+    @model_validator(mode="after")
+    def _cached_is_remote(self) -> Self:
+        if self.cache is not None and is_local(self.data):
+            raise ValueError(f"cache is of views on gs://, and data is {self.data}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _microbatches_fit(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
@@ -12,16 +13,17 @@ from uuid import uuid4
 import numpy as np
 
 from loader import Shards
+from loader.cache import ShardCache
 from loader.view import view_of
 from schemas.errors import Refused
-from schemas.lock import Lock
-from trainer.exchange import CHECKPOINTS, MODEL_FOLDER
+from schemas.lock import Lock, check_owner
+from trainer.exchange import CONFIG, MODEL_FOLDER
 from trainer.hf import save_pretrained
 from trainer.mesh import Mesh
 from trainer.monitor.monitor import Monitor
 from trainer.plan.parameters import parameters
 from trainer.text import save_tokenizer
-from trainer.training.config import RunConfig, model_config
+from trainer.training.config import CacheConfig, RunConfig, model_config
 from trainer.training.interruption import Interruption
 from trainer.training.journal import Journal, cut
 from trainer.training.records import Callback, Measured, StartRecord
@@ -32,7 +34,7 @@ from trainer.training.trainer import Trainer
 from trainer.training.validation import Validation
 from trainer.training.watchdog import Watchdog
 
-CONFIG, METRICS, TENSORBOARD = "config.yaml", "metrics.jsonl", "tensorboard"
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 
 def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
@@ -50,15 +52,18 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
     """
     shards = Shards(config.data)
     architecture = model_config(config, shards)
-    output = Path(config.output)
+    output, saves = Path(config.output), config.checkpoints.below(config.output)
     mesh = Mesh.join(config.mesh)
     with ExitStack() as stack:
+        guard: Callable[[], None] | None = None
         if mesh.rank == 0:
-            stack.enter_context(_alone(output))
+            stack.enter_context(_alone(config.output))
+            guard = stack.enter_context(_alone(saves))
         interruption = stack.enter_context(Interruption())
         watchdog = stack.enter_context(Watchdog(config.step_timeout))
-        trainer = Trainer(config, shards, architecture, mesh)
-        start, saved = go_on(trainer, str(output / CHECKPOINTS))
+        cache = None if config.cache is None else stack.enter_context(_cache(config.cache, shards, mesh))
+        trainer = Trainer(config, shards, architecture, mesh, cache)
+        start, saved = go_on(trainer, saves)
         validated = saved.get("validated")
         recovery = Recovery(config.recovery)
         recovery.restore(saved.get("recovery", {}))
@@ -85,10 +90,10 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
             monitor.alive()
 
         kept: dict[str, Kept] = {"monitor": monitor, "recovery": recovery}
-        checkpoints = stack.enter_context(Checkpoints(trainer, str(output / CHECKPOINTS), told, kept))
+        checkpoints = stack.enter_context(Checkpoints(trainer, saves, told, kept, guard))
         rows = config.rows(config.schedules.batch_size.at(0))
         validation = Validation(
-            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive
+            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive, cache
         )
         work = _Run(trainer, told, validation, checkpoints, recovery, monitor, watchdog, interruption, validated)
         if work.train():
@@ -169,13 +174,23 @@ class _Run:
                 callback.on_validation(found)
 
 
+def _cache(config: CacheConfig, shards: Shards, mesh: Mesh) -> ShardCache:
+    """Room for the process's lanes, and a shard of validation beside them."""
+    concurrent = shards.order.lanes // mesh.processes + 1
+    return ShardCache(shards.folder, shards.files, config.directory, config.bytes, concurrent=concurrent)
+
+
 @contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Own the output folder. Raises Refused where another run that is alive does."""
-    lock = Lock(str(output), uuid4().hex[:12])
+def _alone(folder: str) -> Iterator[Callable[[], None]]:
+    """Own a folder; gives a check that raises TokenmillError once it is another run's.
+
+    Raises Refused where a run that is alive owns it.
+    """
+    run = uuid4().hex[:12]
+    lock = Lock(folder, run)
     lock.acquire()
     try:
-        yield
+        yield partial(check_owner, folder, run)
     finally:
         lock.release()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from schemas.errors import TokenmillError
@@ -52,19 +52,24 @@ def _newest(
     found = newest_good(directory, before) if mesh.rank == 0 else Found(None)
     step = mesh.from_first(-1 if found.checkpoint is None else found.checkpoint.step)
     if mesh.rank and step >= 0:
-        return open_step(directory, step), ()
+        return open_step(directory, step, beside=True), ()
     return found.checkpoint, tuple((each.step, each.reason) for each in found.quarantined)
 
 
 class Checkpoints:
     """Saves a run. All processes make one before their first step, and save at the same steps.
 
-    told: whom to tell what became of each save. kept: whose state is saved, too, by name. As a context it waits for
-    the last one.
+    told: whom to tell what became of each save. kept: whose state is saved, too, by name. guard: as in `Saver`. As a
+    context it waits for the last one.
     """
 
     def __init__(
-        self, trainer: Trainer, directory: str, told: Sequence[Callback], kept: Mapping[str, Kept] | None = None
+        self,
+        trainer: Trainer,
+        directory: str,
+        told: Sequence[Callback],
+        kept: Mapping[str, Kept] | None = None,
+        guard: Callable[[], None] | None = None,
     ) -> None:
         self._trainer, self._directory, self._told, self._kept = trainer, directory, told, kept or {}
         mesh, config = trainer.mesh, trainer.config.checkpoints
@@ -74,6 +79,7 @@ class Checkpoints:
             processes=mesh.processes,
             run=f"{mesh.from_first(secrets.randbits(52)):013x}",
             keep=Retention(config.keep, config.keep_every),
+            guard=guard,
         )
         self._saver.prepare(pieces(trainer))
         self._saved = trainer.progress.step

@@ -26,6 +26,7 @@ from trainer.training.trainer import Progress, Trainer
 # Of the config, what decides neither the weights nor the order of records, beyond the rounding of sums; and `recovery`,
 # so that a run that did not recover can go on.
 _MAY_CHANGE = {
+    "cache",
     "checkpoints",
     "data",  # another path to the same view: the loader's state knows the view by its fingerprint
     "initial",

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from loader import Shards
+from loader.cache import ShardCache
+from loader.files import Lease
 from schemas.errors import Refused
 from trainer import mesh as meshes
 from trainer.config import ModelConfig
@@ -37,16 +39,25 @@ class Progress:
 class Input:
     """This process's batches from a position on, of a size that may change from one to the next."""
 
-    def __init__(self, shards: Shards, mesh: Mesh, document_masking: bool) -> None:
-        self._shards, self._mesh, self._masking = shards, mesh, document_masking
+    def __init__(self, shards: Shards, mesh: Mesh, document_masking: bool, cache: ShardCache | None) -> None:
+        self._shards, self._mesh, self._masking, self._cache = shards, mesh, document_masking, cache
+        self._lease: Lease | None = None
         self._sequences = self._position = -1
         self._batches: Iterator[dict[str, Any]] = iter(())
 
     def next(self, sequences: int, position: int) -> dict[str, Any]:
         """Its part of the batch of `sequences` records from `position`; cheap where the one before it ended."""
         if (sequences, position) != (self._sequences, self._position):
+            if self._lease is not None:
+                self._lease.close()
+            self._lease = None if self._cache is None else Lease(self._cache)
             data = self._shards.dataset(
-                sequences, self._mesh.rank, self._mesh.processes, position, document_masking=self._masking
+                sequences,
+                self._mesh.rank,
+                self._mesh.processes,
+                position,
+                document_masking=self._masking,
+                cache=self._lease,
             )
             self._batches = iter(data)
         self._sequences, self._position = sequences, position + sequences
@@ -54,12 +65,19 @@ class Input:
 
 
 class Trainer:
-    """A model on a view, its step, and where it stands. mesh: None for one process.
+    """A model on a view, its step, and where it stands. mesh: None for one process. cache: the view's, if it is remote.
 
     over: positions ahead that are stepped over (`trainer.training.recovery`).
     """
 
-    def __init__(self, config: RunConfig, shards: Shards, architecture: ModelConfig, mesh: Mesh | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        shards: Shards,
+        architecture: ModelConfig,
+        mesh: Mesh | None = None,
+        cache: ShardCache | None = None,
+    ) -> None:
         self.config, self.shards, self.mesh = config, shards, mesh or Mesh()
         linear = linear_for(config.precision)
         exchange = self.mesh.exchange(architecture)
@@ -70,7 +88,7 @@ class Trainer:
         self.optimizer = optimizer_of(self.model, config.optimizer, self._parts)
         self.progress = Progress()
         self.over: tuple[Span, ...] = ()
-        self._input = Input(shards, self.mesh, config.document_masking)
+        self._input = Input(shards, self.mesh, config.document_masking, cache)
         self._steps: dict[int, TrainStep] = {}
 
     def step(self, max_loss: float = math.inf, max_norm: float = math.inf) -> StepRecord:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from loader import Shards
+from loader.cache import ShardCache
+from loader.files import Lease
 from trainer.mesh import Mesh
 from trainer.model import Model
 from trainer.model.linear import Tensor
@@ -17,7 +19,8 @@ from trainer.training.records import ValidationRecord
 class Validation:
     """Reads a view's validation split, `rows` records at a time in each process of a mesh.
 
-    records: of a component, at most, rounded up to whole batches; None: all. alive: called after each batch.
+    records: of a component, at most, rounded up to whole batches; None: all. alive: called after each batch. cache: as
+    in `Trainer`.
     """
 
     def __init__(
@@ -29,9 +32,11 @@ class Validation:
         records: int | None,
         document_masking: bool,
         alive: Callable[[], None],
+        cache: ShardCache | None = None,
     ) -> None:
         self._alive = alive
         self._model, self._shards, self._mesh, self._masking = model, shards, mesh, document_masking
+        self._cache = cache
         self._rows = rows * mesh.processes
         self._batches = {
             name: -(-min(there, records or there) // self._rows) for name, there in sorted(shards.validation.items())
@@ -56,6 +61,7 @@ class Validation:
         losses: dict[str, float] = {}
         labels: dict[str, int] = {}
         for name, batches in self._batches.items():
+            lease = None if self._cache is None else Lease(self._cache)
             data = self._shards.dataset(
                 self._rows,
                 self._mesh.rank,
@@ -63,6 +69,7 @@ class Validation:
                 split="validation",
                 component=name,
                 document_masking=self._masking,
+                cache=lease,
             )
             loss, count = 0.0, 0
             for batch in data.take(batches):
@@ -71,6 +78,8 @@ class Validation:
                 loss += float(summed)
                 count += int(met)
                 self._alive()
+            if lease is not None:
+                lease.close()
             if count:
                 losses[name], labels[name] = loss / count, count
         if not losses:

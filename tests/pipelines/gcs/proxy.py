@@ -21,7 +21,9 @@ FAULTS = ("429", "503", "drop", "short", "ends_early", "lost")
 
 @dataclass(frozen=True)
 class Request:
-    """What came. kind: put, start (of an upload in parts), stat, download, list, delete; name: object or prefix."""
+    """What came. kind: put, start (of an upload in parts), stat, download, list, delete, copy (of it); name: object or
+    prefix.
+    """
 
     kind: str
     name: str
@@ -30,7 +32,7 @@ class Request:
 
 
 class Proxy:
-    """choose(kind, name): the fault of each request as it comes, or ''. requests: all there were."""
+    """choose(kind, name): the fault of each request as it comes, any status or ''. requests: all there were."""
 
     def __init__(self, upstream: int) -> None:
         self.choose: Callable[[str, str], str] = lambda kind, name: ""
@@ -72,7 +74,7 @@ class Proxy:
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         kind, name = self._meaning(to, url.path, query, body)
         fault = self.choose(kind, name) if kind else ""
-        if fault in ("429", "503", "drop"):
+        if fault == "drop" or fault.isdigit():
             self.requests.append(Request(kind, name, fault, 0))
             _reset(to) if fault == "drop" else to.send_error(int(fault))
             return
@@ -106,6 +108,8 @@ class Proxy:
             return "", ""
         if found[1] is None:
             return "list", query.get("prefix", "")
+        if "/rewriteTo/" in found[1]:
+            return "copy", unquote(found[1].partition("/rewriteTo/")[0])
         kind = {"DELETE": "delete", "GET": "download" if query.get("alt") == "media" else "stat"}[to.command]
         return kind, unquote(found[1])
 

@@ -164,10 +164,15 @@ def forge(
     for name, each in body["files"].items():
         data = folder / "process-00001-of-00002" / name
         if data.is_file():
-            each.update(bytes=data.stat().st_size, sha256=records_.files.sha256_of(os.path.realpath(data)))
+            each.update(
+                bytes=data.stat().st_size, sha256=records_.files.sha256_of(os.path.realpath(data), data.stat().st_size)
+            )
     path.write_bytes(records_._render(records_.dump(body)))
     marker = json.loads((folder / "COMMIT.json").read_bytes())["body"]
-    marker["manifests"][path.name] = {"bytes": path.stat().st_size, "sha256": records_.files.sha256_of(str(path))}
+    marker["manifests"][path.name] = {
+        "bytes": path.stat().st_size,
+        "sha256": records_.files.sha256_of(str(path), path.stat().st_size),
+    }
     commit(marker)
     (folder / "COMMIT.json").write_bytes(records_._render(records_.dump(marker)))
 

@@ -106,8 +106,10 @@ def test_two_saves_never_overlap_and_waiting_is_reported(tmp_path: Path, monkeyp
 
 def test_a_committed_step_is_not_overwritten(tmp_path: Path) -> None:
     saved(tmp_path, 1, state(1))
-    with pytest.raises(Refused, match="it is not overwritten"):
-        Saver(str(tmp_path)).save(1, owned(state(2)), {})
+    saver = Saver(str(tmp_path))
+    saver.save(1, owned(state(2)), {})
+    (outcome,) = saver.wait()
+    assert isinstance(outcome.error, Refused) and "it is not overwritten" in str(outcome.error)
     assert_holds(open_step(str(tmp_path), 1), state(1))
 
 
