@@ -68,7 +68,12 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("directory", metavar="DIR", help="the output folder of a run, or the folder of a model")
     export.add_argument("target", metavar="OUT", help="an empty or new folder")
     export.add_argument("--step", type=int, help="of this checkpoint; default: the trained model, or the newest")
-    export.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="default: %(default)s")
+    export.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "fp8"],
+        default="bfloat16",
+        help="fp8: projections as DeepSeek-V3's own checkpoint has them, the rest bfloat16 (default: %(default)s)",
+    )
     export.add_argument(
         "--shard-bytes", type=int, default=5_000_000_000, help="at most so many bytes a file (default: %(default)s)"
     )

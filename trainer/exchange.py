@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -15,6 +14,7 @@ from trainer.checkpoint import Damaged, open_step
 from trainer.checkpoint.config import CheckpointConfig
 from trainer.checkpoint.load import steps
 from trainer.hf import load_pretrained, save_pretrained
+from trainer.hf.save import Stored
 from trainer.model import Model
 from trainer.text import INFO, MODEL
 from trainer.training.state import model_of
@@ -74,7 +74,7 @@ def import_model(source: str, target: str) -> str:
 def export_model(
     directory: str,
     target: str,
-    dtype: Literal["float32", "bfloat16"],
+    dtype: Stored,
     shard_bytes: int,
     step: int | None = None,
 ) -> str:

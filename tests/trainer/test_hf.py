@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors import deserialize
 from safetensors.numpy import load_file, save_file
 
 from schemas.errors import Refused, TokenmillError
@@ -18,6 +19,7 @@ from trainer.config import Yarn
 from trainer.hf import load_pretrained, save_pretrained
 from trainer.hf.config import from_hf, to_hf
 from trainer.model import Model
+from trainer.precision.linears import Fp8BlockLinear
 from trainer.presets import PRESETS
 
 YARN = Yarn(factor=8.0, original_max_position_embeddings=32)
@@ -53,6 +55,60 @@ def test_export_and_import_are_exact(tmp_path, changes, shard_bytes):
     index = json.loads((tmp_path / "a/model.safetensors.index.json").read_text())
     assert {path.name for path in weights} == set(index["weight_map"].values())
     assert all(path.stat().st_size < 2 * 140_000 or shard_bytes > 1_000_000 for path in weights)
+
+
+def test_fp8_export_holds_the_weights_that_fp8_block_multiplies_by(tmp_path):
+    """Dequantised here by hand. Blocks are ragged: no dimension of the model is a multiple of 128."""
+    model = some_model(hidden_size=136, moe_intermediate_size=72, intermediate_size=260)
+    save_pretrained(model, tmp_path / "a", dtype="fp8", shard_bytes=100_000)
+    written = json.loads((tmp_path / "a/config.json").read_text())
+    assert written["quantization_config"]["weight_block_size"] == [128, 128]
+    back = load_pretrained(tmp_path / "a")
+    policy = Fp8BlockLinear(tf.float32)
+    projections = 0
+    for ours, theirs in zip(model.variables_in_order, back.variables_in_order, strict=True):
+        linear = ("_proj" in ours.name or "_mqa" in ours.name) and "eh_proj" not in ours.name
+        if not linear:
+            assert np.array_equal(theirs.numpy(), ours.numpy().astype(ml_dtypes.bfloat16).astype(np.float32))
+            continue
+        parts = 2 if "gate_up_proj" in ours.name else 1
+        matrices = (each.numpy().reshape(-1, *ours.shape[-2:]) for each in (ours, theirs))
+        for mine, read in zip(*matrices, strict=True):
+            projections += 1
+            values, scales = (each.numpy() for each in policy.stored(tf.constant(mine), parts))
+            by_hand = []
+            for w, s in zip(np.split(values.astype(np.float32), parts), np.split(scales, parts), strict=True):
+                rows, columns = np.arange(w.shape[0]) // 128, np.arange(w.shape[1]) // 128
+                by_hand.append(w * s[rows][:, columns])
+            assert np.array_equal(read, np.concatenate(by_hand))
+            assert not np.array_equal(read, mine)
+    assert projections > 20
+    for ours, theirs in zip(model.router_biases, back.router_biases, strict=True):
+        assert np.array_equal(ours.numpy(), theirs.numpy())
+    # What was quantised is quantised to itself.
+    save_pretrained(back, tmp_path / "b", dtype="fp8", shard_bytes=100_000)
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda scales: None, "missing tensor .*q_b_proj.weight_scale_inv"),
+        (lambda scales: scales[:, :0], r"weight_scale_inv is float32 \[.*needs float32 \["),
+        (lambda scales: scales.astype(np.float16), "weight_scale_inv is float16"),
+    ],
+)
+def test_fp8_weights_need_their_scales(tmp_path, change, says):
+    save_pretrained(some_model(), tmp_path / "a", dtype="fp8")
+    path = tmp_path / "a/model.safetensors"
+    opened = deserialize(path.read_bytes())
+    kinds = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "BF16": ml_dtypes.bfloat16, "F32": np.float32}
+    tensors = {n: np.frombuffer(a["data"], kinds[a["dtype"]]).reshape(a["shape"]) for n, a in opened}
+    name = "model.layers.0.self_attn.q_b_proj.weight_scale_inv"
+    scales = change(tensors.pop(name))
+    save_file(tensors if scales is None else tensors | {name: np.ascontiguousarray(scales)}, path)
+    with pytest.raises(Refused, match=says):
+        load_pretrained(tmp_path / "a")
 
 
 def test_bfloat16_export_keeps_the_router_bias_in_float32(tmp_path):
@@ -91,7 +147,7 @@ def test_older_config_files_are_read():
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
         ({"attention_bias": True}, "attention_bias"),
         ({"num_key_value_heads": 2}, "num_key_value_heads"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "quantised"),
+        ({"quantization_config": {"quant_method": "fp8", "fmt": "e4m3"}}, "quantization_config is .* only .*128, 128"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "llama3"),
         ({"hidden_size": None}, "hidden_size"),
     ],

@@ -7,6 +7,7 @@ from typing import Any
 
 from schemas.errors import Refused
 from trainer.config import ModelConfig, Yarn, parse_model_config
+from trainer.hf.fp8 import CONFIG, check_config
 
 # Keys that must have this one value if they are there: what the model does is what they say.
 _FIXED: dict[str, Any] = {
@@ -28,8 +29,7 @@ def from_hf(raw: Mapping[str, Any], origin: str) -> ModelConfig:
     for key, value in _FIXED.items():
         if raw.get(key, value) != value:
             raise Refused(f"{origin}: {key} is {raw[key]!r}; only {value!r} is supported")
-    if raw.get("quantization_config"):
-        raise Refused(f"{origin}: the weights are quantised; convert them to bfloat16 first")
+    check_config(raw.get("quantization_config"), origin)
     heads = raw.get("num_attention_heads")
     if raw.get("num_key_value_heads", heads) != heads:
         raise Refused(f"{origin}: num_key_value_heads differs from num_attention_heads; latent attention has no groups")
@@ -52,7 +52,8 @@ def from_hf(raw: Mapping[str, Any], origin: str) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
-    """The config.json of a model whose weights are written as `dtype`."""
+    """The config.json of a model whose weights are written as `dtype`; fp8: projections in FP8, the rest bfloat16."""
+    quantised = {"quantization_config": CONFIG} if dtype == "fp8" else {}
     rope: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_type": "default"}
     if config.yarn:
         rope |= {**config.yarn.model_dump(), "rope_type": "yarn"}
@@ -63,8 +64,9 @@ def to_hf(config: ModelConfig, dtype: str) -> dict[str, Any]:
             {
                 **ours,
                 **fixed,
+                **quantised,
                 "architectures": ["DeepseekV3ForCausalLM"],
-                "dtype": dtype,
+                "dtype": "bfloat16" if dtype == "fp8" else dtype,
                 "num_key_value_heads": config.num_attention_heads,
                 "rope_parameters": rope,
             }.items()

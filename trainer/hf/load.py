@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from schemas.errors import Refused, TokenmillError
 from trainer.hf.config import from_hf
+from trainer.hf.fp8 import SCALES, from_blocks, read_e4m3
 from trainer.hf.names import BIAS, pieces, repeats
 from trainer.model import Linear, Model
 
@@ -44,7 +45,8 @@ def load_pretrained(folder: str | Path, linear: Linear | None = None, recompute:
             for piece in pieces(_plain(variable.name), tuple(variable.shape))
         }
         copies = repeats(config)
-        _refuse_differences(folder, wanted.keys(), found.names() - copies.keys())
+        scales = {f"{name}{SCALES}" for name in wanted if found.is_e4m3(name)}
+        _refuse_differences(folder, wanted.keys() | scales, found.names() - copies.keys())
         for variable in variables:
             variable.assign(_value(found, _plain(variable.name), tuple(variable.shape)))
         for copy, original in copies.items():
@@ -79,8 +81,7 @@ def _refuse_differences(folder: Path, wanted: Any, there: Any) -> None:
         if names:
             first = sorted(names)[0]
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            hint = " (quantised weights: convert them to bfloat16 first)" if first.endswith("_scale_inv") else ""
-            raise Refused(f"{folder}: {kind} tensor {first}{more}{hint}; is config.json that of these weights?")
+            raise Refused(f"{folder}: {kind} tensor {first}{more}; is config.json that of these weights?")
 
 
 class _Tensors:
@@ -91,6 +92,7 @@ class _Tensors:
         index = folder / INDEX
         parts = sorted(set(_json(index).get("weight_map", {}).values())) if index.exists() else [SINGLE]
         self._file_of: dict[str, Any] = {}
+        self._path_of: dict[str, Path] = {}
         for part in parts:
             # A name is joined to the folder: it must not lead out of it.
             if Path(part).name != part:
@@ -103,11 +105,19 @@ class _Tensors:
             except (SafetensorError, OSError) as error:
                 raise TokenmillError(f"{path}: no sound safetensors file ({error}); fetch it again") from None
             self._file_of |= dict.fromkeys(opened.keys(), opened)
+            self._path_of |= dict.fromkeys(opened.keys(), path)
 
     def names(self) -> set[str]:
         return set(self._file_of)
 
+    def is_e4m3(self, name: str) -> bool:
+        return name in self._file_of and self._file_of[name].get_slice(name).get_dtype() == "F8_E4M3"
+
     def read(self, name: str) -> np.ndarray:
+        """A tensor; one of FP8 as the float32 it means."""
+        if self.is_e4m3(name):
+            values = read_e4m3(self._path_of[name], name)
+            return from_blocks(values, self.read(f"{name}{SCALES}"), f"{self.folder}: {name}")
         try:
             tensor: np.ndarray = self._file_of[name].get_tensor(name)
         except (SafetensorError, TypeError, AttributeError, KeyError) as error:

@@ -13,21 +13,25 @@ from safetensors.numpy import save_file
 
 from schemas.errors import Refused
 from trainer.hf.config import to_hf
+from trainer.hf.fp8 import SCALES, is_projection, to_blocks
 from trainer.hf.load import INDEX, SINGLE, tensors_of
 from trainer.hf.names import BIAS, repeats
 from trainer.model import Model
 
-_DTYPES: dict[str, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
+Stored = Literal["float32", "bfloat16", "fp8"]
+_DTYPES: dict[Stored, Any] = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "fp8": ml_dtypes.bfloat16}
 
 
 def save_pretrained(
     model: Model,
     folder: str | Path,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Stored = "float32",
     shard_bytes: int = 5_000_000_000,
     values: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write the model into `folder`, which must be empty or not there: weights as dtype, router biases as float32.
+
+    dtype: fp8 is V3's own form (`trainer.hf.fp8`), with the values that the policy fp8_block multiplies by.
 
     shard_bytes: a file's tensors take at most this, a single larger tensor aside. values: what `Mesh.gathered` gave,
     where the model's experts are spread over processes. Raises Refused if the folder holds anything, or if values are
@@ -58,9 +62,14 @@ def _part(number: int, of: int) -> str:
     return f"model-{number:05d}-of-{of:05d}.safetensors"
 
 
-def _all_tensors(model: Model, values: Mapping[str, np.ndarray] | None, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
+def _all_tensors(
+    model: Model, values: Mapping[str, np.ndarray] | None, dtype: Stored
+) -> Iterator[tuple[str, np.ndarray]]:
     """Every tensor of the files, as they are stored; what MTP modules share stands once more at the end for each."""
     for name, value in tensors_of(model, values):
+        if dtype == "fp8" and is_projection(name):
+            yield from zip((name, f"{name}{SCALES}"), to_blocks(value), strict=True)
+            continue
         yield name, np.ascontiguousarray(value if name.endswith(BIAS) else value.astype(_DTYPES[dtype]))
     shared = values or {"model.embed_tokens.weight": model.embedding.numpy(), "lm_head.weight": model.head.numpy()}
     for copy, original in repeats(model.config).items():
@@ -68,7 +77,7 @@ def _all_tensors(model: Model, values: Mapping[str, np.ndarray] | None, dtype: s
 
 
 def _planned(
-    model: Model, values: Mapping[str, np.ndarray] | None, dtype: str, shard_bytes: int
+    model: Model, values: Mapping[str, np.ndarray] | None, dtype: Stored, shard_bytes: int
 ) -> list[list[tuple[str, int]]]:
     """Names and sizes of each file's tensors."""
     shards: list[list[tuple[str, int]]] = [[]]
