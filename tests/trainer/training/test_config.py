@@ -29,7 +29,10 @@ def ramp(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"precison": "float32"}, ["unknown key precison; did you mean 'precision'?", "allowed here: data, cache, output"]),
+        (
+            {"precison": "float32"},
+            ["unknown key precison; did you mean 'precision'?", "allowed here: data, cache, output"],
+        ),
         ({"precision": "float16"}, ["precision: ", "'float32'", "'bfloat16'"]),
         ({"model": {"hidden_size": 8}}, ["model: needs a preset"]),
         ({"model": {"preset": "tinny"}}, ["unknown model preset 'tinny'; did you mean 'tiny'?"]),
