@@ -69,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("target", metavar="OUT", help="an empty or new folder")
     export.add_argument("--step", type=int, help="of this checkpoint; default: the trained model, or the newest")
     export.add_argument(
+        "--ema",
+        action="store_true",
+        help="the average of the weights, of the newest checkpoint or --step's, where the run's config has `ema`",
+    )
+    export.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "fp8"],
         default="bfloat16",
@@ -149,7 +154,9 @@ def _dispatch(parsed: argparse.Namespace) -> int:
         if parsed.command == "import":
             print(import_model(parsed.source, parsed.target))
         else:
-            print(export_model(parsed.directory, parsed.target, parsed.dtype, parsed.shard_bytes, parsed.step))
+            print(
+                export_model(parsed.directory, parsed.target, parsed.dtype, parsed.shard_bytes, parsed.step, parsed.ema)
+            )
         return 0
     from trainer.training.config import load_run_config  # noqa: PLC0415
 

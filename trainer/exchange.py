@@ -28,24 +28,27 @@ class _Places(BaseModel):
     checkpoints: CheckpointConfig = CheckpointConfig()
 
 
-def read_model(directory: str | Path, step: int | None = None) -> tuple[Model, Path, str]:
+def read_model(directory: str | Path, step: int | None = None, ema: bool = False) -> tuple[Model, Path, str]:
     """A model, the folder its tokenizer is in, and where it was read.
 
     directory: the output folder of a run, of which the trained model is taken, or its newest checkpoint where there is
-        none; or the folder of a model. step: the checkpoint of this step instead.
+        none; or the folder of a model. step: the checkpoint of this step instead. ema: the average of the weights, of
+        that checkpoint or the newest.
 
     Raises:
-        Refused: there is no model, or no such checkpoint.
+        Refused: there is no model, no such checkpoint, or no average in it.
         TokenmillError: it is damaged.
     """
     directory = Path(directory)
     inside, config = directory / MODEL_FOLDER, directory / CONFIG
-    if step is None and inside.is_dir():
+    if step is None and not ema and inside.is_dir():
         return load_pretrained(inside), inside, str(inside)
     places = yaml_config.load(_Places, config) if config.exists() else _Places()
     checkpoints = places.checkpoints.below(directory)
     saved = steps(checkpoints)
     if step is None and not saved:
+        if ema:
+            raise Refused(f"{directory}: has no checkpoint, and only there is the average of the weights")
         return load_pretrained(directory), directory, str(directory)
     chosen = saved[-1] if step is None else step
     if chosen not in saved:
@@ -55,7 +58,7 @@ def read_model(directory: str | Path, step: int | None = None) -> tuple[Model, P
         checkpoint = open_step(checkpoints, chosen)
     except Damaged as error:
         raise TokenmillError(f"damaged: {error}; `checkpoints verify` tells which steps are good") from None
-    return model_of(checkpoint), directory, checkpoint.path
+    return model_of(checkpoint, ema), directory, checkpoint.path
 
 
 def import_model(source: str, target: str) -> str:
@@ -77,15 +80,17 @@ def export_model(
     dtype: Stored,
     shard_bytes: int,
     step: int | None = None,
+    ema: bool = False,
 ) -> str:
     """Write a model that `read_model` finds in Hugging Face's format, with its tokenizer; what was done."""
     _refuse_filled(target)
-    model, folder, origin = read_model(directory, step)
+    model, folder, origin = read_model(directory, step, ema)
     save_pretrained(model, target, dtype, shard_bytes)
     for name in (MODEL, INFO):
         if (folder / name).exists():
             shutil.copyfile(folder / name, Path(target) / name)
-    return f"{origin}: {_about(model)}; written to {target} as {dtype}"
+    what = f"the average of {_about(model)}" if ema else _about(model)
+    return f"{origin}: {what}; written to {target} as {dtype}"
 
 
 def _refuse_filled(target: str) -> None:

@@ -19,7 +19,16 @@ from schemas.errors import Refused
 from tests.conftest import ROOT
 from trainer.model import Model
 from trainer.plan.devices import DEVICES, device
-from trainer.plan.estimate import CHECKPOINT_SHARE, Mesh, Plan, activation_bytes, estimate, largest, parse_mesh
+from trainer.plan.estimate import (
+    AVERAGE_BYTES,
+    CHECKPOINT_SHARE,
+    Mesh,
+    Plan,
+    activation_bytes,
+    estimate,
+    largest,
+    parse_mesh,
+)
 from trainer.plan.parameters import flops_per_token, parameters
 from trainer.presets import preset
 
@@ -61,6 +70,8 @@ def test_one_process_sends_nothing_and_holds_everything() -> None:
     assert sum(alone.traffic.values()) == 0
     assert alone.bytes_by_kind["master weights, FP32"] == alone.bytes_by_kind["moments, BF16"] == 4 * total
     assert alone.checkpoint_bytes == pytest.approx(CHECKPOINT_SHARE * 12 * total)
+    averaged = plan(Mesh(1, 1), average=True)
+    assert averaged.checkpoint_bytes - alone.checkpoint_bytes == pytest.approx(AVERAGE_BYTES * total)
 
 
 def test_a_larger_mesh_holds_less_on_a_device() -> None:

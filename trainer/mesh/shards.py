@@ -18,6 +18,7 @@ from typing import Any
 
 import tensorflow as tf  # type: ignore[import-untyped]
 
+from trainer.average import Average
 from trainer.mesh.collectives import Collectives
 from trainer.mesh.mesh import Mesh
 from trainer.model import Model
@@ -25,6 +26,9 @@ from trainer.model.linear import Tensor
 from trainer.optimizer import AdamW, Variable
 
 _BUCKET = 1 << 24  # float32 numbers, 64 MiB
+
+AVERAGE = "ema"
+"""Before the names of the averages of parameters, as m and v are before those of moments."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +149,10 @@ class Shards:
             for i, pieces in zip(bucket, everyones, strict=True):
                 self._parameters[i].variable.assign(_join(self._parameters[i], pieces))
 
-    def owned(self, optimizer: AdamW) -> list[Owned]:
-        """The run's tensors as this process holds them: parameters, router biases, the step count, both moments."""
+    def owned(self, optimizer: AdamW, average: Average | None = None) -> list[Owned]:
+        """The run's tensors as this process holds them: parameters, router biases, the step count, both moments, and
+        the parameters' average where there is one.
+        """
         found = []
         for p in self._parameters:
             shape, offset = self._whole(p)
@@ -156,11 +162,12 @@ class Shards:
             shape = tuple(variable.shape)
             name = variable.name.removesuffix(":0")
             found.append(Owned(name, variable, shape, (0,) * len(shape), first))
-        for kind, moments in (("m", optimizer.m), ("v", optimizer.v)):
-            for p, moment in zip(self._parameters, moments, strict=True):
+        by_kind = {"m": optimizer.m, "v": optimizer.v} | ({AVERAGE: average.arrays} if average else {})
+        for kind, variables in by_kind.items():
+            for p, variable in zip(self._parameters, variables, strict=True):
                 shape, at = self._whole(p)
                 offset = (*at[: p.axis], at[p.axis] + p.rows.start, *at[p.axis + 1 :])
-                found.append(Owned(f"{kind}/{p.name}", moment, shape, offset, ()))
+                found.append(Owned(f"{kind}/{p.name}", variable, shape, offset, ()))
         return found
 
     def _whole(self, p: _Parameter) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -15,6 +15,8 @@ from trainer.plan.parameters import flops_per_token, parameters
 
 CHECKPOINT_SHARE = 0.54
 """Bytes of a checkpoint by 12 bytes a parameter: FP32 weights and BF16 moments, compressed."""
+AVERAGE_BYTES = 3.5
+"""Bytes of a checkpoint by parameter for the average of the weights: FP32, compressed."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,12 @@ def estimate(
     length: int,
     precision: Precision,
     recompute: bool,
+    average: bool = False,
     assumed: Assumptions | None = None,
 ) -> Plan:
     """The plan of one step of `sequences` in all and `microbatch` at a time on each device.
+
+    average: whether an average of the weights is kept, on the host and in checkpoints.
 
     Raises Refused where mesh and model, or batch and mesh, do not divide.
     """
@@ -154,7 +159,7 @@ def estimate(
     rate = device.link if fast else device.network
     compute = flops_per_token(config, length) * mine / (device.flops * assumed.share_of_peak)
     exposed = (1 - assumed.overlap) * sum(traffic.values()) / rate
-    written = CHECKPOINT_SHARE * 12 * found.total
+    written = (CHECKPOINT_SHARE * 12 + AVERAGE_BYTES * average) * found.total
     return Plan(
         found.main,
         found.active,
@@ -165,7 +170,7 @@ def estimate(
         {"computation": compute, "traffic not hidden": exposed},
         written,
         written / processes / assumed.write,
-        assumed.detect + assumed.restart + (4 * here + 4 * found.total / processes) / assumed.read,
+        assumed.detect + assumed.restart + (4 * here + (8 if average else 4) * found.total / processes) / assumed.read,
     )
 
 

@@ -40,6 +40,7 @@ def print_plan(config: RunConfig, mesh: str, device_name: str, length: int | Non
         length=length,
         precision=config.precision,
         recompute=config.recompute,
+        average=config.ema is not None,
     )
     fitting, longest = largest(model, spread, target, config.precision, config.recompute, length)
     if as_json:

@@ -12,6 +12,7 @@ from loader import Shards
 from schemas import yaml_config
 from schemas.errors import Refused
 from schemas.storage import is_local
+from trainer.average import AverageConfig
 from trainer.checkpoint.config import CheckpointConfig, OutputFolder
 from trainer.config import ModelConfig, Precision, Strict, parse_model_config
 from trainer.mesh import MeshConfig
@@ -74,6 +75,7 @@ class RunConfig(Strict):
     recompute: make activations again in the backward pass instead of keeping them.
     mesh: the processes that train together; each is started on its own (docs/mesh.md).
     microbatch: sequences whose activations exist at a time in a process; None: its whole part of the batch.
+    ema: an exponential moving average of the weights, kept on the host beside them; None: none (docs/optimizer.md).
     balance_weight: alpha of the sequence-wise auxiliary loss.
     document_masking: whether tokens see only their own document; V3 trains without.
     log_every: steps between two lines of progress; metrics.jsonl has every step.
@@ -95,6 +97,7 @@ class RunConfig(Strict):
     mesh: MeshConfig = MeshConfig()
     microbatch: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
+    ema: AverageConfig | None = None
     balance_weight: float = Field(default=1e-4, ge=0)
     document_masking: bool = True
     stop: Stop

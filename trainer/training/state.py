@@ -1,6 +1,7 @@
 """What a checkpoint of a run holds, and how a run is made to stand where it was saved.
 
-Arrays: weights, router biases, the optimizer's step count and moments, by names that are the same on every mesh.
+Arrays: weights, router biases, the optimizer's step count and moments, and the average of the weights if there is one,
+by names that are the same on every mesh.
 Dictionary: step, position and tokens, the loader's state, positions to step over, the last validation, config,
 architecture and environment, and what else the run keeps from step to step.
 There is no generator of random numbers to save: nothing in a step is random, and records are read in a computed order.
@@ -19,6 +20,7 @@ from schemas.errors import Refused
 from trainer.checkpoint import ArrayInfo, Checkpoint, Owned
 from trainer.checkpoint.retention import VALIDATION_LOSS
 from trainer.config import parse_model_config
+from trainer.mesh.shards import AVERAGE
 from trainer.model import Model
 from trainer.training.environment import environment
 from trainer.training.trainer import Progress, Trainer
@@ -122,9 +124,21 @@ def restore(checkpoint: Checkpoint, trainer: Trainer) -> None:
     trainer.over = tuple((begin, end) for begin, end in meta["over"])
 
 
-def model_of(checkpoint: Checkpoint) -> Model:
-    """The model in a checkpoint, without its optimizer. Raises Refused if its arrays are those of another one."""
+def model_of(checkpoint: Checkpoint, ema: bool = False) -> Model:
+    """The model in a checkpoint, without its optimizer. ema: with the average of its weights, and its router biases.
+
+    Raises Refused if its arrays are those of another model, or no average was kept.
+    """
     model = Model(parse_model_config(checkpoint.meta["model"], f"{checkpoint.path}: model"))
-    for variable in (*model.variables_in_order, *model.router_biases):
-        variable.assign(checkpoint.read(variable.name.removesuffix(":0")))
+    if ema and checkpoint.meta["config"].get("ema") is None:
+        raise Refused(f"{checkpoint.path}: holds no average of the weights; a run keeps one where its config has `ema`")
+    kind = f"{AVERAGE}/" if ema else ""
+    for variable in model.variables_in_order:
+        variable.assign(checkpoint.read(f"{kind}{_plain(variable)}"))
+    for bias in model.router_biases:
+        bias.assign(checkpoint.read(_plain(bias)))
     return model
+
+
+def _plain(variable: Any) -> str:
+    return str(variable.name.removesuffix(":0"))

@@ -15,6 +15,7 @@ from loader.cache import ShardCache
 from loader.files import Lease
 from schemas.errors import Refused
 from trainer import mesh as meshes
+from trainer.average import Average
 from trainer.config import ModelConfig
 from trainer.hf import load_pretrained
 from trainer.mesh import Mesh
@@ -86,6 +87,7 @@ class Trainer:
             _take_weights(self.model, config.initial)
         self._parts = meshes.Shards(self.mesh, self.model)
         self.optimizer = optimizer_of(self.model, config.optimizer, self._parts)
+        self.average = None if config.ema is None else Average(self._parts.parameters, config.ema.decay)
         self.progress = Progress()
         self.over: tuple[Span, ...] = ()
         self._input = Input(shards, self.mesh, config.document_masking, cache)
@@ -103,6 +105,8 @@ class Trainer:
             batch, settings.learning_rate, settings.bias_speed, settings.mtp_weight, max_loss, max_norm
         )
         norm = float(output.norm)  # waits for the step
+        if self.average is not None and output.applied:
+            self.average.update(int(self.optimizer.step))
         made = time.perf_counter()
         self.progress = replace(
             before,
@@ -116,12 +120,12 @@ class Trainer:
         """Stand before the first step again. All processes of the mesh must call it."""
         new = Trainer(self.config, self.shards, self.model.config, self.mesh)
         for mine, theirs in zip(self.owned(), new.owned(), strict=True):
-            mine.variable.assign(theirs.variable)
+            mine.variable.assign(theirs.variable.read_value())
         self.progress, self.over = new.progress, ()
 
     def owned(self) -> list[meshes.Owned]:
         """The state as this process holds it: what a checkpoint saves, and what restoring assigns."""
-        return self._parts.owned(self.optimizer)
+        return self._parts.owned(self.optimizer, self.average)
 
     def _step_of(self, sequences: int) -> TrainStep:
         rows = self.config.rows(sequences)

@@ -27,6 +27,7 @@ def content(view: Path, output: Path, **changes: Any) -> dict[str, Any]:
         },
         "stop": {"steps": 6},
         "validation": {"every": 4, "records": 8},
+        "ema": {"decay": 0.9},
         "log_every": 3,
         **changes,
     }

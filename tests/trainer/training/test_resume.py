@@ -26,7 +26,8 @@ from tests.trainer.training.configs import content
 from trainer.checkpoint import open_step
 from trainer.checkpoint.compare import compare
 from trainer.checkpoint.load import steps
-from trainer.exchange import read_model
+from trainer.exchange import export_model, read_model
+from trainer.hf import load_pretrained
 from trainer.training import environment
 from trainer.training.config import RunConfig
 from trainer.training.journal import cut
@@ -112,6 +113,21 @@ def test_it_goes_on_where_it_stood(whole: Path, half: RunConfig) -> None:
     assert run(half).progress.step == 6
     assert (output / "checkpoints/step-00000006/COMMIT.json").read_bytes() == before
     same(whole, output, 6)
+
+
+def test_the_average_of_the_weights_is_exported(whole: Path, tmp_path: Path) -> None:
+    """Saved after steps 2, 4 and 6; made over all of them."""
+    said = export_model(str(whole), str(tmp_path / "averaged"), "float32", 1 << 30, ema=True)
+    assert "the average of" in said
+    averaged, last = load_pretrained(tmp_path / "averaged"), read_model(whole)[0]
+    saved = open_step(str(whole / "checkpoints"), 6)
+    for one, other in zip(averaged.variables_in_order, last.variables_in_order, strict=True):
+        name = one.name.removesuffix(":0")
+        np.testing.assert_array_equal(one, saved.read(f"ema/{name}"))
+        assert not np.array_equal(one, other), name
+        np.testing.assert_allclose(one, other, atol=0.02)  # six updates of at most 0.003 each
+    for one, other in zip(averaged.router_biases, last.router_biases, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_damaged_checkpoint_is_put_aside_and_said(whole: Path, half: RunConfig) -> None:

@@ -56,7 +56,7 @@ def finished(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     }
     told = Told()
     config = RunConfig.model_validate(
-        content(small_run / "shards/64", output, schedules=schedules, microbatch=4, monitor={"every": 2})
+        content(small_run / "shards/64", output, schedules=schedules, microbatch=4, monitor={"every": 2}, ema=None)
     )
     return run(config, [told]), told, output
 
@@ -152,6 +152,8 @@ def test_exported_and_imported_weights_begin_another_run(
     again = Trainer(config, trainer.shards, trainer.model.config)
     for one, other in zip(trainer.model.variables_in_order, again.model.variables_in_order, strict=True):
         np.testing.assert_array_equal(one, other)
+    with pytest.raises(Refused, match="holds no average of the weights"):
+        export_model(str(output), str(tmp_path / "averaged"), "float32", 100_000, ema=True)
     with pytest.raises(Refused, match="has vocab_size 800, the config's model has 900"):
         Trainer(config, trainer.shards, trainer.model.config.model_copy(update={"vocab_size": 900}))
 
