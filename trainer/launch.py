@@ -31,14 +31,14 @@ LAUNCHER = "TOKENMILL_LAUNCHER"
 
 
 class Launcher:
-    """Runs `run` in `processes` local workers. arguments: of `python -m trainer run`; checkpoints: the run's folder of
-    them, or a gs:// URL.
+    """Runs a command in `processes` local workers. command: such as `python -m trainer run`; checkpoints: the run's
+    folder of them, or a gs:// URL.
 
     restarts: how often in a row all are started again without a new checkpoint in between.
     """
 
-    def __init__(self, processes: int, arguments: Sequence[str], checkpoints: str, restarts: int) -> None:
-        self._processes, self._arguments = processes, [*arguments]
+    def __init__(self, processes: int, command: Sequence[str], checkpoints: str, restarts: int) -> None:
+        self._processes, self._command = processes, [*command]
         self._checkpoints, self._restarts = checkpoints, restarts
         self._workers: list[subprocess.Popen[bytes]] = []
         self._asked: int | None = None
@@ -72,10 +72,9 @@ class Launcher:
     def _once(self) -> int:
         """Start all, and wait until all have ended; the exit code of the first that ended with another than 0."""
         addresses = _free_addresses(self._processes) if self._processes > 1 else []
-        command = [sys.executable, "-m", "trainer", "run", *self._arguments]
         self._workers = [
             # In a session of its own: Ctrl-C reaches workers through the launcher alone, once.
-            subprocess.Popen(command, env=self._environment(rank, addresses), start_new_session=True)
+            subprocess.Popen(self._command, env=self._environment(rank, addresses), start_new_session=True)
             for rank in range(self._processes)
         ]
         if self._asked is not None:
@@ -134,10 +133,10 @@ def launch(processes: int, config: str, data: str | None, output: str | None, re
     if processes < 1 or restarts < 0:
         raise Refused(f"--processes {processes} --restarts {restarts}: give 1 or more, and 0 or more")
     places = yaml_config.load(_Places, config, {"output": output} if output is not None else {})
-    arguments = [config]
+    command = [sys.executable, "-m", "trainer", "run", config]
     for option, value in (("--data", data), ("--output", output)):
-        arguments += [option, value] if value is not None else []
-    return Launcher(processes, arguments, places.checkpoints.below(places.output), restarts).run()
+        command += [option, value] if value is not None else []
+    return Launcher(processes, command, places.checkpoints.below(places.output), restarts).run()
 
 
 def _free_addresses(count: int) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.injected import Faults
 from schemas.errors import TokenmillError
+from tests.conftest import ROOT
 from tests.trainer.training.configs import content
-from tests.trainer.training.faults import Faults
 from tests.trainer.training.test_resume import same, told
 from trainer.checkpoint.load import steps
 from trainer.training.config import RunConfig
@@ -75,7 +78,7 @@ def near(one: Path, other: Path) -> None:
 def test_single_bad_steps_are_left_out(
     undisturbed: Path, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Faults({at(4): math.nan, at(30): 1e6, at(45): math.inf}, garbage=[at(50)]).install(monkeypatch)
+    Faults({at(4): math.nan, at(30): 1e6, at(45): math.inf}, garbage=[at(50)]).install(monkeypatch.setattr)
     run(config_of(small_run / "shards/64", tmp_path / "out"))
     assert left_out(tmp_path / "out") == [4, 30, 45, 50]
     assert told(tmp_path / "out", "rollback") == []
@@ -104,7 +107,7 @@ def test_three_bad_batches_in_a_row_and_kills_after(
 ) -> None:
     """The first rollback makes the good steps again without the bad records. Killed at any time it ends the same."""
     bad = [at(36), at(37), at(38)]
-    Faults(garbage=bad).install(monkeypatch)
+    Faults(garbage=bad).install(monkeypatch.setattr)
     view = small_run / "shards/64"
     run(config_of(view, tmp_path / "out"))
     (record,) = told(tmp_path / "out", "rollback")
@@ -164,7 +167,7 @@ def test_where_it_stays_bad_it_steps_over_more_and_then_gives_up(
 ) -> None:
     """With no checkpoint left to go back to it begins anew, behind what was bad."""
     faults = Faults({at(step): math.nan for step in range(26, 200)})
-    faults.install(monkeypatch)
+    faults.install(monkeypatch.setattr)
     with pytest.raises(TokenmillError, match="3 steps in a row were bad at step 13, after 3 rollbacks"):
         run(config_of(small_run / "shards/64", tmp_path / "out"))
     went = [(line["step"], line["to_step"], line["over"]) for line in told(tmp_path / "out", "rollback")]
@@ -181,13 +184,40 @@ def test_where_it_stays_bad_it_steps_over_more_and_then_gives_up(
 def test_without_a_checkpoint_it_begins_anew(
     undisturbed: Path, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Faults({at(step): math.nan for step in (2, 3, 4)}).install(monkeypatch)
+    Faults({at(step): math.nan for step in (2, 3, 4)}).install(monkeypatch.setattr)
     run(config_of(small_run / "shards/64", tmp_path / "out"))
     (record,) = told(tmp_path / "out", "rollback")
     assert (record["to_step"], record["checkpoint"]) == (0, None)
     lines = told(tmp_path / "out", "step")
     assert [line["position"] for line in lines[4:6]] == [BATCH, at(5) + BATCH]
     assert lines[4]["loss"] == told(undisturbed, "step")[0]["loss"]
+    near(tmp_path / "out", undisturbed)
+
+
+@pytest.mark.slow
+def test_on_two_processes_a_fault_of_one_is_answered_by_both(
+    undisturbed: Path, small_run: Path, tmp_path: Path
+) -> None:
+    """Large gradients, three of them in a row and a weight that becomes NaN, all in process 1 alone."""
+    config = config_of(small_run / "shards/64", tmp_path / "out", mesh={"data": 2, "timeout": 60})
+    (tmp_path / "train.yaml").write_text(config.dump_yaml())
+    large = [at(26), at(27), at(28)]
+    faults = {"gradients": dict.fromkeys([at(4), *large], 1e6), "weights": [at(48)]}
+    (tmp_path / "faults.json").write_text(json.dumps({"rank": 1, "told": str(tmp_path / "told.jsonl"), **faults}))
+    worker = [sys.executable, "benchmarks/injected.py", str(tmp_path / "train.yaml"), str(tmp_path / "faults.json")]
+    program = (
+        "import sys\n"
+        "from trainer.launch import Launcher\n"
+        f"sys.exit(Launcher(2, {worker!r}, {str(tmp_path / 'out/checkpoints')!r}, 0).run())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    went = [(line["step"], line["to_step"], line["bad"]) for line in told(tmp_path / "out", "rollback")]
+    bad = [[position, position + BATCH] for position in large]
+    assert went[0] == (28, 20, bad)
+    assert [(step, to_step) for step, to_step, _ in went[1:]] == [(47, 40)]
     near(tmp_path / "out", undisturbed)
 
 
