@@ -97,10 +97,16 @@ class UnitIndex:
         """The id of the document numbered `task << 32 | row`."""
         return f"{self.unit(document >> 32).name}/{document & 0xFFFFFFFF}"
 
+    @cached_property
+    def _units(self) -> list[int]:
+        """How many units each component has."""
+        units: list[int] = np.bincount(self.component, minlength=len(self.components)).tolist()
+        return units
+
     def path(self, run: Run, folder: str, kind: str, task: int) -> str:
         """The path of a unit's output file, such as documents/code/documents-00003-of-00012.parquet."""
         unit = self.unit(task)
-        units = int((self.component == self.component[task]).sum())
+        units = self._units[self.component[task]]
         return run.path(folder, unit.component, unit_file(kind, unit.unit, units))
 
 

@@ -220,10 +220,10 @@ def check_sizes(folder: str, files: Iterable[File], stage: Stage) -> None:
             )
 
 
-def check_sha256(path: str, expected: File, stage: Stage) -> None:
+def check_sha256(path: str, expected: str, stage: Stage) -> None:
     """Raise TokenmillError unless an input file is what its stage's manifest says."""
     try:
-        wrong = "differs from what its manifest says (sha256)" if storage.sha256_of(path) != expected.sha256 else ""
+        wrong = "differs from what its manifest says (sha256)" if storage.sha256_of(path) != expected else ""
     except OSError as error:
         wrong = f"cannot be read: {error.strerror or error}"
     if wrong:
