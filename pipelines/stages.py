@@ -61,7 +61,7 @@ class Context:
     @property
     def small(self) -> bool:
         """Whether the whole input is little enough for one process."""
-        return sum(piece.size for unit in self.plan.units for piece in unit.slices) < SMALL_BYTES
+        return self.plan.summary.bytes < SMALL_BYTES
 
 
 class Receipt(Model):
