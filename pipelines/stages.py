@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from pipelines import metrics
 from pipelines.jobs import Run
 from pipelines.plan import Plan
 from pipelines.sources import Reject
@@ -85,6 +86,7 @@ def receipt_path(run: Run, folder: str, task: int) -> str:
 
 def write_receipt(run: Run, folder: str, receipt: Receipt) -> None:
     """Commit a receipt; the last thing a task does."""
+    metrics.count(receipt)
     run.commit_bytes(receipt_path(run, folder, receipt.task), manifest.dump(receipt))
 
 

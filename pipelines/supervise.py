@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import psutil
 
+from pipelines import metrics
 from pipelines.jobs import Run
 from pipelines.progress import Progress
 from schemas import storage
@@ -34,7 +35,7 @@ _REMOTE_POLL = 5.0  # where each look is a listing that costs money
 
 
 class Supervisor:
-    """Runs stages by attempts; `facts` collects what `run.json` reports."""
+    """Runs stages by attempts; `facts` collects what `run.json` reports (steps: `metrics`)."""
 
     def __init__(
         self, run: Run, config: Config, stages: Sequence[str], options: Sequence[str], progress: Progress
@@ -44,6 +45,7 @@ class Supervisor:
         self._folders: list[str] = []
         self.facts: dict[str, Any] = {
             "stages": {},
+            "steps": {},
             "attempts": 0,
             "peak_worker_bytes": 0,
             "peak_driver_bytes": 0,
@@ -125,6 +127,9 @@ class Supervisor:
                 self._progress.finish()
                 known = self.facts["stages"].get(event["stage"], 0.0)
                 self.facts["stages"][event["stage"]] = round(known + time.monotonic() - started, 3)
+                self.facts["steps"] |= event["steps"]
+                if told := metrics.sentence(event["steps"].values()):
+                    self._progress.note(f"{event['stage']}: {told}")
                 self.facts["peak_driver_bytes"] = max(self.facts["peak_driver_bytes"], event["peak"])
                 started = time.monotonic()
             elif event["event"] == "failed":
