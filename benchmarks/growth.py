@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import psutil
 import yaml
 
@@ -195,13 +196,22 @@ def laws(found: list[Seen]) -> list[str]:
     series[trained] = ([(sum(seen.cpu.values()) - seen.cpu.get("tokenizer", 0)) / seen.bytes for seen in found], TIME)
     for role in ("driver", "worker", "command"):
         series[f"peak memory of the {role}"] = ([seen.peaks.get(role, 0) for seen in found], MEMORY)
-    lines: list[str] = []
+    fixed, rate = _fit(found)
+    beyond = [(sum(seen.cpu.values()) - fixed) / seen.bytes for seen in found]
+    series[f"processor time a byte beyond {fixed:.0f} s that any run takes"] = (beyond, TIME)
+    lines = [f"least squares: {fixed:.1f} s and {rate * 1e9:.1f} s a GB"]
     for name, (values, bound) in series.items():
         mean = sum(values) / len(values)
         away = [value / mean - 1 for value in values]
         verdict = "held" if max(map(abs, away)) <= bound else "MISSED"
         lines.append(f"{name}: {min(away):+.0%} to {max(away):+.0%} of the mean, bound {bound:.0%}: {verdict}")
     return lines
+
+
+def _fit(found: list[Seen]) -> tuple[float, float]:
+    """Seconds of a run of no input, and a byte, by least squares over the runs."""
+    rate, fixed = np.polyfit([seen.bytes for seen in found], [sum(seen.cpu.values()) for seen in found], 1)
+    return float(fixed), float(rate)
 
 
 def plot(found: list[Seen], path: str) -> None:
