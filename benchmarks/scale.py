@@ -1,9 +1,10 @@
 """What data preparation is at another size: `python benchmarks/scale.py PLAN.json [--tokens 14.8e12]`.
 
-PLAN.json is what `python -m pipelines plan CONFIG --json` printed. All that `plan` takes for proportional is multiplied by
-TOKENS / its tokens; training the tokenizer is not. From that follow, by the formulas of the code itself, how many ranges
-and blocks each exchange has in both forms, the sizes of the order for several numbers of hosts, and machines for
-deadlines. Nothing is run; it is arithmetic on one measurement, and as good as that.
+PLAN.json is what `python -m pipelines plan CONFIG --json` printed. All that `plan` takes for proportional is multiplied
+by TOKENS / its tokens; training the tokenizer is not, and a view is taken to use every sequence once. From that follow,
+by the formulas of the code itself, how many ranges and blocks each exchange has in both forms, the sizes of the order
+for several numbers of hosts, and machines for deadlines. Nothing is run; it is arithmetic on one measurement, and as
+good as that.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from schemas.config import Config, parse_config
 from schemas.order import integer_weights, plan_sizes
 from schemas.record import record_size, token_dtype
 
-WEIGHTS = ("0.87", "0.13")
+NAMES, WEIGHTS = ("code", "text"), ("0.87", "0.13")
 HOSTS = ((48, 48), (64, 64), (240, 240), (256, 256))  # (lanes, hosts)
 DEADLINES = (6, 24, 72)
 
@@ -47,15 +48,17 @@ class Exchange:
         return self.sources * self.destinations * -math.expm1(-each / self.destinations)
 
 
-def exchanges(found: dict[str, Any], factor: float, units: int, shards: int, config: Config) -> list[Exchange]:
+def exchanges(
+    found: dict[str, Any], factor: float, units: int, shards: int, sequences: float, config: Config
+) -> list[Exchange]:
     """Every exchange of dedup and of one view."""
     moved = {step["step"]: step["moved_bytes"] * factor for step in found["steps"]}
     documents = found["documents"] * factor
     ranges = size_ranges(round(documents), config.dedup.bands * BAND.itemsize)
     record = member(config.dedup.permutations).itemsize
     clusters = max(1, math.ceil(moved["decided"] / (32 << 20)))
-    view = next(name for name in moved if name.startswith("shards"))
-    sequences = found["views"][0]["records"] * factor
+    length = found["views"][0]["sequence_length"]
+    view_bytes = sequences * record_size(length, token_dtype(found["vocab_size"]))
     return [
         Exchange("copies", units, ranges, moved["copies"], documents),
         Exchange("told", ranges, units, moved["told"], moved["told"] / 16),
@@ -66,7 +69,7 @@ def exchanges(found: dict[str, Any], factor: float, units: int, shards: int, con
         Exchange("decided", units, clusters, moved["decided"], moved["decided"] / record),
         Exchange("resolved", clusters, units, moved["resolved"], moved["resolved"] / 29),
         Exchange("drops", units, units, moved["drops"], moved["drops"] / 29),
-        Exchange(view, units, shards, moved[view], sequences),
+        Exchange(f"shards {length}", units, shards, view_bytes, sequences),
     ]
 
 
@@ -113,7 +116,7 @@ def show_order(tokens: float, length: int, record: int, shard_bytes: int) -> int
             lanes=lanes,
             record_bytes=record,
             shard_bytes=shard_bytes,
-            names=["code", "text"],
+            names=NAMES,
         )
         shards = sizes.lanes * sizes.groups
         print(
@@ -147,21 +150,18 @@ def main() -> None:
     length = found["views"][0]["sequence_length"]
     record = record_size(length, token_dtype(found["vocab_size"]))
     source = {"path": "unused", "format": "jsonl"}
-    components = {
-        "code": {"weight": WEIGHTS[0], "sources": [source]},
-        "text": {"weight": WEIGHTS[1], "sources": [source]},
-    }
+    components = {name: {"weight": weight, "sources": [source]} for name, weight in zip(NAMES, WEIGHTS, strict=True)}
     config = parse_config({"components": components}, "defaults")
     units = math.ceil(found["input_bytes"] * factor / arguments.unit_bytes)
     print(
         f"{arguments.tokens:.3g} tokens are {factor:,.0f} times the plan's {found['tokens']:,}: "
-        f"{_bytes(found['input_bytes'] * factor)} of input, {found['documents'] * factor:.3g} documents, {units:,} units "
-        f"of {arguments.unit_bytes >> 20} MiB; stored beside the views {_bytes(found['stored_bytes'] * factor)}, "
+        f"{_bytes(found['input_bytes'] * factor)} of input, {found['documents'] * factor:.3g} documents, {units:,} "
+        f"units of {arguments.unit_bytes >> 20} MiB; stored beside the views {_bytes(found['stored_bytes'] * factor)}, "
         f"a view of {length} {_bytes(arguments.tokens / (length + 1) * record)}\n"
     )
     parallel = show_steps(found, factor)
     shards = show_order(arguments.tokens, length, record, arguments.shard_bytes)
-    show_exchanges(exchanges(found, factor, units, shards, config))
+    show_exchanges(exchanges(found, factor, units, shards, arguments.tokens / (length + 1), config))
     for hours in DEADLINES:
         machines = math.ceil(parallel / ((hours - found["serial_hours"]) * arguments.vcpus * UTILISATION))
         print(f"{hours} hours: {machines:,} machines of {arguments.vcpus} vCPUs")
