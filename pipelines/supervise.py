@@ -32,6 +32,7 @@ from schemas.errors import TokenmillError
 MAX_FRUITLESS = 3
 _POLL = 0.5  # seconds between looks at the work folder
 _REMOTE_POLL = 5.0  # where each look is a listing that costs money
+_REST = 20  # times as long as a look took is waited for the next: a million receipts take a while to list
 
 
 class Supervisor:
@@ -108,15 +109,17 @@ class Supervisor:
             return ""
         events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=_read_events, args=(child.stdout, events), daemon=True).start()
-        poll = _POLL if storage.is_local(self._run.directory) else _REMOTE_POLL
+        poll = least = _POLL if storage.is_local(self._run.directory) else _REMOTE_POLL
         reason: str | None = ""
         started = time.monotonic()
         while True:
             try:
                 event = events.get(timeout=poll)
             except queue.Empty:
+                looked = time.monotonic()
                 self._progress.update(self._committed())
                 self._watch_memory(child.pid)
+                poll = max(least, _REST * (time.monotonic() - looked))
                 continue
             if event is None:
                 break
