@@ -14,7 +14,7 @@ import resource
 import sys
 from typing import Any
 
-from pipelines import ingest, processes, tokenize, workers
+from pipelines import ingest, metrics, processes, tokenize, workers
 from pipelines.dedup import job as dedup_job
 from pipelines.jobs import Run
 from pipelines.plan import read_plan
@@ -56,7 +56,7 @@ def main() -> int:
         except Exception as error:
             say("failed", stage=stage, reason=_reason(run, error))
             return 1
-        say("done", stage=stage, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        say("done", stage=stage, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, steps=metrics.take())
     return 0
 
 

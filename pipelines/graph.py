@@ -6,6 +6,7 @@ The graph holds task numbers only, so that a million units do not make a large o
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipelines import metrics
 from pipelines.jobs import Each, Exchange, Run, Step
 from pipelines.runner import DASK, runner_and_options
 from schemas import storage
@@ -69,13 +72,23 @@ class _Worker(beam.DoFn):
         self._run = run
         self._function = function
 
+    def setup(self) -> None:
+        """Let tasks count for Beam."""
+        metrics.sink = _count
+
     def process(self, element: Any) -> Iterator[Any]:
         """Run the function on one element."""
+        started = time.monotonic()
         try:
             yield from self._function(self._run, *element)
         except BaseException as error:
             self._run.fail(error)
             raise
+        Metrics.distribution(metrics.NAMESPACE, metrics.TASK_MS).update(round(1000 * (time.monotonic() - started)))
+
+
+def _count(name: str, value: int) -> None:
+    Metrics.counter(metrics.NAMESPACE, name).inc(value)
 
 
 @dataclass(frozen=True)
@@ -177,6 +190,7 @@ def run_graph(run: Run, steps: Sequence[Step], options: Sequence[str], small: bo
         for step in steps:
             if not (isinstance(step, Each) and not step.tasks):  # a step of no tasks would hold up the next for ever
                 after = _append(run, step, after)
+    metrics.collect(pipeline.result)
 
 
 def _start(pipeline: Any, options: PipelineOptions) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines import minhash, stages
+from pipelines import minhash, stages, unreadable
 from pipelines.cleaning import clean_code, clean_natural_language
 from pipelines.jobs import Each, Run, run_steps
 from pipelines.language import LANGUAGE_MODEL, code_language, natural_language
@@ -113,6 +113,7 @@ class _Ingestion:
         self._bounds = {name: (bound.min, bound.max) for name, bound in work.config.rule_bounds(unit.component).items()}
         self._schema = documents_schema(work.config.dedup.permutations, self._bounds)
         self._rejects = stages.Rejects()
+        self._told: list[str] = []
         self._unreadable = 0  # what the listing refused, such as linked folders, is no unreadable document
         self._inputs: list[Input] = []
         self._counts: Counter[str] = Counter(documents_in=len(unit.rejects))
@@ -134,6 +135,7 @@ class _Ingestion:
             unit=manifest.Unit(
                 unit=self._unit.unit, inputs=tuple(self._inputs), counts=dict(sorted(self._counts.items()))
             ),
+            facts={unreadable.FACT: self._told},
         )
         stages.write_receipt(self._run, self._work.folders[self._unit.component], receipt)
 
@@ -162,6 +164,8 @@ class _Ingestion:
 
     def _refuse(self, reject: Reject) -> None:
         self._unreadable += 1
+        if len(self._told) < unreadable.SHOWN:
+            self._told.append(unreadable.told(reject))
         self._rejects.add(reject)
 
     def _text(self, document: RawDocument) -> str | None:
@@ -265,12 +269,11 @@ def run(context: Context) -> None:
         folders=list(folders.values()),
     )
     if tasks:
-        work = IngestUnit(config, folders)
-        run_steps(context.run, [Each("ingest", tasks, work)], context.options, context.small)
+        run_steps(context.run, _steps(context, folders, tasks), context.options, context.small)
     for name in due:
         receipts = stages.read_receipts(context.run, folders[name], plan.by_component[name])
         counts = stages.total(receipt.unit.counts for receipt in receipts)
-        _check(config, name, counts)
+        _check(config, name, counts, receipts)
         files: list[File] = [file for receipt in receipts for file in receipt.files]
         whole = StageManifest(
             stage="ingest",
@@ -285,21 +288,28 @@ def run(context: Context) -> None:
         stages.write_manifest(context.run, whole, "documents", name)
 
 
-def _check(config: Config, component: str, counts: dict[str, int]) -> None:
-    """Refuse to go on with a source that is mostly unreadable, or with nothing."""
-    rejected = {key.removeprefix("rejected."): n for key, n in counts.items() if key.startswith("rejected.")}
-    reasons = ", ".join(f"{reason} {n}" for reason, n in rejected.items()) or "none"
-    for index, source in enumerate(config.components[component].sources):
-        seen = counts.get(f"source.{index}.documents_in", 0)
-        unreadable = counts.get(f"source.{index}.unreadable", 0)
-        if unreadable > config.ingest.max_rejected_fraction * seen:
-            raise TokenmillError(
-                f"components.{component}: {unreadable} of {seen} documents of source {source.path} are unreadable, "
-                f"more than ingest.max_rejected_fraction = {config.ingest.max_rejected_fraction} allows (rejects: "
-                f"{reasons}); exclude what is not text, or raise the limit"
-            )
+def _steps(context: Context, folders: dict[str, str], tasks: list[int]) -> list[Each]:
+    """The units by which sources are judged early, their judgement, and all others; where there are others."""
+    work = IngestUnit(context.config, folders)
+    due = [task for name in folders for task in context.plan.by_component[name]]
+    first = unreadable.first_units(context.plan.units, due, context.config.seed)
+    early = {task for _, _, drawn in first for task in drawn}
+    others = [task for task in tasks if task not in early]
+    if not others:
+        return [Each("ingest", tasks, work)]
+    return [
+        Each("first units", [task for task in tasks if task in early], work),
+        Each("judge", [0], unreadable.Judge(context.config, folders, first)),
+        Each("ingest", others, work),
+    ]
+
+
+def _check(config: Config, component: str, counts: dict[str, int], receipts: list[Receipt]) -> None:
+    """Refuse to go on with a source that is too much unreadable, or with nothing."""
+    for source in range(len(config.components[component].sources)):
+        unreadable.check_source(config, component, source, receipts, config.ingest.max_rejected_fraction)
     if not counts.get("kept"):
         raise TokenmillError(
-            f"components.{component}: nothing is left of {counts['documents_in']} documents (rejects: {reasons}); "
-            f"look at documents/{component}/rejected-*.parquet and at the quality rules"
+            f"components.{component}: nothing is left of {counts['documents_in']} documents (rejects: "
+            f"{unreadable.reasons(counts)}); look at documents/{component}/rejected-*.parquet and at the quality rules"
         )

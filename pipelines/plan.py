@@ -27,6 +27,7 @@ from schemas.config import Config
 PLAN = "plan/units.parquet"
 EARLIER = "plan/earlier.json"  # only where the config names earlier runs
 ROOTS = "roots.json"
+SUMMARY = "plan.json"  # a work file
 _ROWS_A_GROUP = 32  # a worker reads one row group to find its unit
 
 
@@ -47,15 +48,24 @@ class Unit:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """What is to be known of all slices together. bytes: of all inputs; fingerprints: of each component."""
+
+    bytes: int
+    fingerprints: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Plan:
     """All units, components in config order. A task number is an index into `units`.
 
-    earlier: the runs whose documents count as kept already.
+    earlier: the runs whose documents count as kept already. known: the summary, where the units are without slices.
     """
 
     units: tuple[Unit, ...]
     roots: dict[str, list[str]]
     earlier: tuple[Earlier, ...] = ()
+    known: Summary | None = None
 
     @cached_property
     def by_component(self) -> dict[str, range]:
@@ -70,14 +80,18 @@ class Plan:
 
     def fingerprint(self, component: str) -> str:
         """Identifies what a component reads: paths below the roots, sizes and cuts."""
-        return self._fingerprints[component]
+        return self.summary.fingerprints[component]
 
     @cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        return {
-            name: manifest.fingerprint([_row(self.units[task]) for task in tasks])
-            for name, tasks in self.by_component.items()
-        }
+    def summary(self) -> Summary:
+        """Of all slices."""
+        return self.known or Summary(
+            sum(piece.size for unit in self.units for piece in unit.slices),
+            {
+                name: manifest.fingerprint_of_list(_row(self.units[task]) for task in tasks)
+                for name, tasks in self.by_component.items()
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -97,10 +111,16 @@ class UnitIndex:
         """The id of the document numbered `task << 32 | row`."""
         return f"{self.unit(document >> 32).name}/{document & 0xFFFFFFFF}"
 
+    @cached_property
+    def _units(self) -> list[int]:
+        """How many units each component has."""
+        units: list[int] = np.bincount(self.component, minlength=len(self.components)).tolist()
+        return units
+
     def path(self, run: Run, folder: str, kind: str, task: int) -> str:
         """The path of a unit's output file, such as documents/code/documents-00003-of-00012.parquet."""
         unit = self.unit(task)
-        units = int((self.component == self.component[task]).sum())
+        units = self._units[self.component[task]]
         return run.path(folder, unit.component, unit_file(kind, unit.unit, units))
 
 
@@ -179,11 +199,8 @@ def write_plan(run: Run, plan: Plan) -> None:
         run.commit_bytes(run.path(EARLIER), (json.dumps(rows, indent=1) + "\n").encode())
     else:
         storage.remove(run.path(EARLIER))
-    write_roots(run, plan)
-
-
-def write_roots(run: Run, plan: Plan) -> None:
-    """Write where the sources lie for this run; the only place the workers learn it from."""
+    run.commit_bytes(run.work(SUMMARY), json.dumps(asdict(plan.summary)).encode())
+    # Where the sources lie for this run; the only place the workers learn it from.
     run.commit_bytes(run.work(ROOTS), json.dumps(plan.roots).encode())
 
 
@@ -201,8 +218,11 @@ def read_earlier(run: Run) -> tuple[Earlier, ...]:
 
 
 def read_plan(run: Run) -> Plan:
-    """The plan of a run under way, with the roots it reads from."""
-    return Plan(read_units(run), _roots(run.work(ROOTS)), read_earlier(run))
+    """The plan of a run under way, with the roots it reads from; the units without their slices."""
+    index = read_index(run)
+    summary = Summary(**json.loads(storage.read_bytes(run.work(SUMMARY))))
+    units = tuple(index.unit(task) for task in range(len(index.number)))
+    return Plan(units, _roots(run.work(ROOTS)), read_earlier(run), summary)
 
 
 def read_unit(run: Run, task: int) -> tuple[Unit, str]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from pipelines import metrics
 from pipelines.jobs import Run
 from pipelines.plan import Plan
 from pipelines.sources import Reject
@@ -61,7 +62,7 @@ class Context:
     @property
     def small(self) -> bool:
         """Whether the whole input is little enough for one process."""
-        return sum(piece.size for unit in self.plan.units for piece in unit.slices) < SMALL_BYTES
+        return self.plan.summary.bytes < SMALL_BYTES
 
 
 class Receipt(Model):
@@ -85,6 +86,7 @@ def receipt_path(run: Run, folder: str, task: int) -> str:
 
 def write_receipt(run: Run, folder: str, receipt: Receipt) -> None:
     """Commit a receipt; the last thing a task does."""
+    metrics.count(receipt)
     run.commit_bytes(receipt_path(run, folder, receipt.task), manifest.dump(receipt))
 
 
@@ -220,10 +222,10 @@ def check_sizes(folder: str, files: Iterable[File], stage: Stage) -> None:
             )
 
 
-def check_sha256(path: str, expected: File, stage: Stage) -> None:
+def check_sha256(path: str, expected: str, stage: Stage) -> None:
     """Raise TokenmillError unless an input file is what its stage's manifest says."""
     try:
-        wrong = "differs from what its manifest says (sha256)" if storage.sha256_of(path) != expected.sha256 else ""
+        wrong = "differs from what its manifest says (sha256)" if storage.sha256_of(path) != expected else ""
     except OSError as error:
         wrong = f"cannot be read: {error.strerror or error}"
     if wrong:

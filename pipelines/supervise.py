@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import psutil
 
+from pipelines import metrics
 from pipelines.jobs import Run
 from pipelines.progress import Progress
 from schemas import storage
@@ -31,10 +32,11 @@ from schemas.errors import TokenmillError
 MAX_FRUITLESS = 3
 _POLL = 0.5  # seconds between looks at the work folder
 _REMOTE_POLL = 5.0  # where each look is a listing that costs money
+_REST = 20  # times as long as a look took is waited for the next: a million receipts take a while to list
 
 
 class Supervisor:
-    """Runs stages by attempts; `facts` collects what `run.json` reports."""
+    """Runs stages by attempts; `facts` collects what `run.json` reports (steps: `metrics`)."""
 
     def __init__(
         self, run: Run, config: Config, stages: Sequence[str], options: Sequence[str], progress: Progress
@@ -44,6 +46,7 @@ class Supervisor:
         self._folders: list[str] = []
         self.facts: dict[str, Any] = {
             "stages": {},
+            "steps": {},
             "attempts": 0,
             "peak_worker_bytes": 0,
             "peak_driver_bytes": 0,
@@ -106,15 +109,17 @@ class Supervisor:
             return ""
         events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=_read_events, args=(child.stdout, events), daemon=True).start()
-        poll = _POLL if storage.is_local(self._run.directory) else _REMOTE_POLL
+        poll = least = _POLL if storage.is_local(self._run.directory) else _REMOTE_POLL
         reason: str | None = ""
         started = time.monotonic()
         while True:
             try:
                 event = events.get(timeout=poll)
             except queue.Empty:
+                looked = time.monotonic()
                 self._progress.update(self._committed())
                 self._watch_memory(child.pid)
+                poll = max(least, _REST * (time.monotonic() - looked))
                 continue
             if event is None:
                 break
@@ -125,6 +130,9 @@ class Supervisor:
                 self._progress.finish()
                 known = self.facts["stages"].get(event["stage"], 0.0)
                 self.facts["stages"][event["stage"]] = round(known + time.monotonic() - started, 3)
+                self.facts["steps"] |= event["steps"]
+                if told := metrics.sentence(event["steps"].values()):
+                    self._progress.note(f"{event['stage']}: {told}")
                 self.facts["peak_driver_bytes"] = max(self.facts["peak_driver_bytes"], event["peak"])
                 started = time.monotonic()
             elif event["event"] == "failed":

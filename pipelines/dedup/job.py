@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-import numpy as np
-
 from pipelines import stages
 from pipelines.dedup.inputs import EarlierUnits, Inputs
-from pipelines.dedup.records import BAND, load, member
-from pipelines.dedup.steps import CLUSTER_RANGES, Steps, size_ranges
+from pipelines.dedup.records import BAND, EDGE, count_records, load, member
+from pipelines.dedup.steps import CHANGED, CLUSTER_RANGES, LARGE, Steps, size_ranges
 from pipelines.earlier import Earlier
 from pipelines.jobs import Each, Run, run_steps
 from pipelines.plan import read_index
 from pipelines.stages import Context, Receipt
-from schemas import manifest
+from schemas import manifest, storage
 from schemas.config import Config
 from schemas.errors import TokenmillError
 from schemas.manifest import StageManifest
@@ -25,6 +23,7 @@ FORMAT = 1
 SMALL_EDGES = 20_000_000  # at most this many edges are clustered on one worker: 320 MB
 MAX_ROUNDS = 60
 LARGE_CLUSTER = 20  # smaller clusters never raise the alarm
+LEAST_SHARE = 1e-4  # of all documents: smaller clusters are not told of, so the driver hears of ten thousand at most
 _NOT_IN_FINGERPRINT = {"max_cluster_share", "max_source_share", "against"}  # paths are no content
 
 
@@ -59,7 +58,8 @@ def run(context: Context) -> None:
     units = len(plan.units)
     context.say("stage", name="dedup", tasks=units, folders=[folder])
     inputs = _inputs(context)
-    kept = sum(whole.counts["kept"] for whole in documents.values()) + sum(run.documents for run in plan.earlier)
+    own = sum(whole.counts["kept"] for whole in documents.values())
+    kept = own + sum(run.documents for run in plan.earlier)
     small = kept < stages.SMALL_DOCUMENTS
     steps = Steps(
         config.dedup,
@@ -67,6 +67,7 @@ def run(context: Context) -> None:
         folder,
         size_ranges(kept, config.dedup.bands * BAND.itemsize),
         config.shard.shuffle,
+        max(LARGE_CLUSTER, int(min(config.dedup.max_cluster_share, LEAST_SHARE) * own)),
     )
     if stages.unfinished(context.run, folder, range(units)):
         if config.dedup.enabled:
@@ -101,7 +102,7 @@ def _no_drops(steps: Steps, run: stages.Run, task: int) -> None:
 
 def _deduplicate(context: Context, steps: Steps, small: bool) -> None:
     run_steps(context.run, steps.find(), context.options, small)
-    edges = sum(len(load(steps.file("verified", context.run, task))) for task in range(steps.inputs.units))
+    edges = count_records(context.run, f"{steps.folder}/verified", EDGE)
     if edges <= SMALL_EDGES:
         before: list[Each] = [Each("clusters", [0], steps.clusters_at_once)]
         label_files = 1
@@ -118,14 +119,12 @@ def _deduplicate(context: Context, steps: Steps, small: bool) -> None:
 def _converge(context: Context, steps: Steps, small: bool) -> str:
     """Run star rounds until no edge changes; returns the name of the last step."""
     before, sources = "verified", steps.inputs.units
-    previous: list[np.ndarray] | None = None
     for number in range(MAX_ROUNDS):
         run_steps(context.run, steps.rounds(sources, before, number), context.options, small)
         before, sources = f"small-{number:03d}", steps.ranges
-        now = [load(steps.file(before, context.run, part)) for part in range(steps.ranges)]
-        if previous is not None and all(np.array_equal(a, b) for a, b in zip(previous, now, strict=True)):
+        names = storage.names_in(context.run.work(steps.folder, before))
+        if not any(name.startswith(CHANGED) for name in names):
             return before
-        previous = now
     raise TokenmillError(f"dedup: the clusters did not converge in {MAX_ROUNDS} rounds; raise dedup.threshold")
 
 
@@ -169,17 +168,12 @@ def _cluster_alarms(context: Context, steps: Steps, documents: int) -> list[str]
     """Alarms for clusters whose drops are more than their share of all documents."""
     alarms: list[str] = []
     share = context.config.dedup.max_cluster_share
-    for number in range(_cluster_ranges(context, steps)):
-        drops = load(steps.file("decided", context.run, number))
-        clusters, sizes = np.unique(drops["cluster"], return_counts=True)
-        for cluster, size in zip(clusters.tolist(), sizes.tolist(), strict=True):
+    folder = f"{steps.folder}/{LARGE}"
+    for name in sorted(storage.names_in(context.run.work(folder))):
+        for cluster, size in load(context.run.work(folder, name)).tolist():
             if size > max(share * documents, LARGE_CLUSTER):
                 alarms.append(
                     f"the cluster of {read_index(context.run).name(cluster)} takes {size} of {documents} documents, "
                     f"exact copies not counted: more than dedup.max_cluster_share = {share}"
                 )
     return sorted(alarms)
-
-
-def _cluster_ranges(context: Context, steps: Steps) -> int:
-    return int(stages.read_json(context.run, steps.folder, CLUSTER_RANGES)) if context.config.dedup.enabled else 0

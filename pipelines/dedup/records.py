@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -21,6 +22,7 @@ BAND = np.dtype([("key", "<u8"), ("doc", "<u8"), ("sketch", "<u8")])
 EDGE = np.dtype([("u", "<u8"), ("v", "<u8")])
 COPY = np.dtype([("doc", "<u8"), ("kept", "<u8")])
 LABEL = np.dtype([("doc", "<u8"), ("cluster", "<u8")])
+SIZE = np.dtype([("cluster", "<u8"), ("size", "<i8")])
 DROP = np.dtype([("doc", "<u8"), ("kept", "<u8"), ("jaccard", "<f4"), ("exact", "?"), ("cluster", "<u8")])
 
 Records = npt.NDArray[np.void]
@@ -83,6 +85,18 @@ def save(run: Run, path: str, records: Records) -> None:
             np.save(file, records, allow_pickle=False)
 
     run.commit(path, write)
+
+
+def count_records(run: Run, folder: str, dtype: np.dtype[np.void]) -> int:
+    """Records in all .npy work files of a folder, told by their sizes: none is read.
+
+    The head of a .npy file is as long for many records as for none.
+    """
+    head = io.BytesIO()
+    np.save(head, np.empty(0, dtype), allow_pickle=False)
+    sizes = storage.sizes_in(run.work(folder))
+    held = [size - head.tell() for name, size in sizes.items() if name.endswith(".npy")]
+    return sum(held) // dtype.itemsize
 
 
 def load(path: str) -> Records:

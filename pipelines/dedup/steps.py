@@ -33,6 +33,7 @@ from pipelines.dedup.records import (
     EDGE,
     EXACT,
     LABEL,
+    SIZE,
     Records,
     in_range,
     join,
@@ -54,6 +55,8 @@ from schemas.arrow import DROPS
 from schemas.config import Dedup
 
 CLUSTER_RANGES = "cluster_ranges.json"  # how many ranges the driver decided the clusters need
+LARGE = "large"  # the folder of the sizes of clusters that may raise an alarm
+CHANGED = "changed-"  # begins the name of the mark a range leaves whose edges a round has changed
 Emitted = Iterator[tuple[int, bytes]]
 
 
@@ -62,7 +65,7 @@ class Steps:
     """The steps of one deduplication.
 
     inputs: the units; folder: below the work folder; ranges: parts the hash and key spaces are cut into; mode: the
-    exchange's form.
+    exchange's form; large: drops from which on the driver is told of a cluster.
     """
 
     config: Dedup
@@ -70,6 +73,7 @@ class Steps:
     folder: str
     ranges: int
     mode: str
+    large: int
 
     def exchange(
         self,
@@ -201,8 +205,8 @@ class Steps:
         large, small = f"large-{number:03d}", f"small-{number:03d}"
         emit_large, emit_small = partial(self.emit_both_ways, before), partial(self.emit_down, large)
         return [
-            self.exchange(large, sources, self.ranges, emit_large, partial(self.receive_star, large)),
-            self.exchange(small, self.ranges, self.ranges, emit_small, partial(self.receive_star, small)),
+            self.exchange(large, sources, self.ranges, emit_large, partial(self.receive_large, large)),
+            self.exchange(small, self.ranges, self.ranges, emit_small, partial(self.receive_small, number)),
         ]
 
     def emit_both_ways(self, before: str, run: Run, number: int) -> Emitted:
@@ -217,10 +221,17 @@ class Steps:
         down["u"], down["v"] = edges["v"], edges["u"]
         yield from split(down, spread(down["u"], self.ranges))
 
-    def receive_star(self, name: str, run: Run, number: int, blocks: Iterable[bytes]) -> None:
-        """The edges after a star step."""
-        star = clusters.large_star if name.startswith("large") else clusters.small_star
-        save(run, self.file(name, run, number), star(join(blocks, EDGE)))
+    def receive_large(self, name: str, run: Run, number: int, blocks: Iterable[bytes]) -> None:
+        """The edges after large star."""
+        save(run, self.file(name, run, number), clusters.large_star(join(blocks, EDGE)))
+
+    def receive_small(self, round_: int, run: Run, number: int, blocks: Iterable[bytes]) -> None:
+        """The edges after small star, and a mark where they are not those of the round before."""
+        edges = clusters.small_star(join(blocks, EDGE))
+        name = f"small-{round_:03d}"
+        if round_ == 0 or not np.array_equal(edges, load(self.file(f"small-{round_ - 1:03d}", run, number))):
+            run.commit_bytes(run.work(self.folder, name, f"{CHANGED}{number:07d}"), b"")
+        save(run, self.file(name, run, number), edges)
 
     def save_star_labels(self, last: str, run: Run, number: int) -> None:
         """Labels of converged edges: leaves by their edge, and the centre with each."""
@@ -259,6 +270,10 @@ class Steps:
         config = self.config
         similarity = Texts(self.inputs, run, config.shingle).similarity if config.check == "text" else None
         drops = survivors.near_duplicates(members, config.threshold, config.bands, config.keep, similarity)
+        sizes = np.empty(len(np.unique(drops["cluster"])), SIZE)
+        sizes["cluster"], sizes["size"] = np.unique(drops["cluster"], return_counts=True)
+        if (sizes["size"] > self.large).any():
+            save(run, self.file(LARGE, run, number), sizes[sizes["size"] > self.large])
         save(run, self.file("decided", run, number), drops)
 
     def emit_drops(self, run: Run, number: int) -> Emitted:

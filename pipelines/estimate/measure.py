@@ -118,7 +118,7 @@ def _do(stage: Stage, config: Config, run: Run, sample: Sample, steps: list[Meas
         found = Measured(stage, step.name)
         if isinstance(step, Each):
             # A task is a unit, but for a step of one task (a model's training) that is not the only unit's.
-            of_units = step.name not in ("train", "clusters", "labels")
+            of_units = step.name not in ("judge", "train", "clusters", "labels")
             for task in step.tasks:
                 _timed(found, names[task] if of_units else "", lambda task=task: step.work(run, task))  # type: ignore[misc]
         else:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import asdict
 from decimal import Decimal
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines import stages
+from pipelines.documents import state_files
 from pipelines.jobs import Each, Exchange, run_steps
 from pipelines.shard.layout import PackUnit, validation_threshold
-from pipelines.shard.write import Mix, ShardWriter, read_mix
+from pipelines.shard.write import FIRST, MIX, SPLITS, Mix, ShardWriter, read_mix
 from pipelines.stages import Context, Receipt
 from schemas import manifest, storage
 from schemas.arrow import PACKED_UNITS
@@ -40,7 +41,6 @@ from schemas.order import ORDER_VERSION, PERMUTATION, Order, integer_weights, pl
 from schemas.record import record_size, token_dtype
 
 FORMAT = 2  # raised when the same config and input would give other files
-MIX = "mix.json"
 
 
 def fingerprint(config: Config, sequence_length: int, tokens: dict[str, str]) -> str:
@@ -82,6 +82,8 @@ def run(context: Context) -> None:
         TokenmillError: a component has too little for the mixture, or an input is not what its manifest says.
     """
     tokens = {name: stages.check_files(context.run, "tokens", name) for name in context.plan.by_component}
+    for name, whole in tokens.items():
+        state_files(context.run, "tokens", name, whole)
     for length in context.config.shard.sequence_lengths:
         expected = fingerprint(context.config, length, {name: whole.fingerprint for name, whole in tokens.items()})
         done = read_view(context.run, length)
@@ -115,9 +117,9 @@ class _View:
             self._dtype,
             self._tokenizer.pad,
         )
-        shards = mix.shards()
+        shards = range(mix.shards)
         self._context.say("stage", name=f"shard {self._length}", tasks=len(shards), folders=[self._folder])
-        if stages.unfinished(self._run, self._folder, range(len(shards))):
+        if stages.unfinished(self._run, self._folder, shards):
             step = Exchange(
                 f"shards {self._length}",
                 len(self._units),
@@ -129,7 +131,7 @@ class _View:
                 self._config.shard.shuffle,
             )
             run_steps(self._run, [step], self._context.options, self._context.small)
-        self._write_manifest(mix, packed, stages.read_receipts(self._run, self._folder, range(len(shards))))
+        self._write_manifest(mix, packed, stages.read_receipts(self._run, self._folder, shards))
 
     def _pack(self) -> None:
         fraction = self._config.validation.fraction
@@ -147,13 +149,15 @@ class _View:
     def _mix(self, packed: list[Receipt]) -> Mix:
         """Choose the sizes and write the mix for the workers."""
         names = list(self._context.plan.by_component)
-        first: dict[str, dict[str, list[int]]] = {"train": {}, "validation": {}}
-        totals: dict[str, dict[str, int]] = {"train": {}, "validation": {}}
-        for split, name in itertools.product(first, names):
-            tasks = self._context.plan.by_component[name]
-            counts = [packed[task].unit.counts[f"{split}_sequences"] for task in tasks]
-            first[split][name] = [0, *itertools.accumulate(counts)][:-1]
-            totals[split][name] = sum(counts)
+        counts = np.array(
+            [[receipt.unit.counts[f"{split}_sequences"] for split in SPLITS] for receipt in packed], "<i8"
+        )
+        first, totals = np.zeros_like(counts), dict[str, dict[str, int]]({split: {} for split in SPLITS})
+        for name, tasks in self._context.plan.by_component.items():
+            ends = np.cumsum(counts[tasks.start : tasks.stop], axis=0)
+            first[tasks.start + 1 : tasks.stop] = ends[:-1]
+            for split, total in zip(SPLITS, ends[-1].tolist(), strict=True):
+                totals[split][name] = total
         for name in names:
             if not totals["train"][name]:
                 raise TokenmillError(
@@ -183,16 +187,15 @@ class _View:
         )
         a_shard = max(1, self._config.shard.shard_bytes // record_bytes)
         rows = {name: _cut(totals["validation"][name], a_shard) for name in names}
-        mix = Mix(order, first, rows)
+        mix = Mix(order, rows)
         content = {
             "order": {
                 key: asdict(order)[key] for key in ("seed", "lanes", "groups", "rows", "weights", "available", "names")
             },
-            "first": mix.first,
             "validation_rows": mix.validation_rows,
         }
-        path = self._run.work(self._folder, MIX)
-        self._run.commit_bytes(path, json.dumps(content).encode())
+        self._run.commit_bytes(self._run.work(self._folder, FIRST), first.tobytes())
+        self._run.commit_bytes(self._run.work(self._folder, MIX), json.dumps(content).encode())
         read_mix.cache_clear()
         return mix
 

@@ -38,7 +38,7 @@ class PackUnit:
         index = read_index(run)
         unit = index.unit(task)
         path = index.path(run, "tokens", "tokens", task)
-        check_unit_file(run, task, "tokens", "tokenize", path)
+        check_unit_file(run, task, "tokens", path)
         table = read_table(path, ["key", "count"])
         keys, lengths = table["key"].to_numpy(), table["count"].to_numpy()
         held_out = is_validation(keys, self.thresholds[unit.component])

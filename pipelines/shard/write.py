@@ -32,18 +32,19 @@ SLOT = np.dtype([("row", "<i8"), ("repeat", "<i8")])
 # A piece of a record: its row in the shard, its document's number and its tokens in the document, in record order.
 SPAN = np.dtype([("row", "<i8"), ("doc", "<u8"), ("start", "<i8"), ("length", "<i8")])
 _RECORDS_AT_ONCE = 1024
+SPLITS = ("train", "validation")
+MIX = "mix.json"
+FIRST = "first"  # int64 [units, splits], little-endian: of each unit, the index of its first sequence in its component
 
 
 @dataclass(frozen=True)
 class Mix:
     """Everything a worker needs to place a sequence; written once as JSON in the work folder.
 
-    first: per component and split, of each of its units, the index of its first sequence among the component's.
     validation_rows: per component, records of each of its validation shards.
     """
 
     order: Order
-    first: dict[str, dict[str, list[int]]]
     validation_rows: dict[str, list[int]]
 
     @property
@@ -51,14 +52,22 @@ class Mix:
         """G x V."""
         return self.order.groups * self.order.lanes
 
-    def shards(self) -> list[tuple[str, int, int]]:
-        """All shards by number: (file name, records, index of the component of a validation shard or -1)."""
+    @property
+    def shards(self) -> int:
+        """How many shards both splits have."""
+        return self.train_shards + sum(len(rows) for rows in self.validation_rows.values())
+
+    def shard(self, number: int) -> tuple[str, int, int]:
+        """A shard: (file name, records, index of the component of a validation shard or -1)."""
         count = self.train_shards
-        found = [(f"train-{k:05d}-of-{count:05d}.tfrecord", self.order.rows, -1) for k in range(count)]
+        if number < count:
+            return f"train-{number:05d}-of-{count:05d}.tfrecord", self.order.rows, -1
+        k = number - count
         for index, (name, rows) in enumerate(self.validation_rows.items()):
-            for k, records in enumerate(rows):
-                found.append((f"validation-{name}-{k:05d}-of-{len(rows):05d}.tfrecord", records, index))
-        return found
+            if k < len(rows):
+                return f"validation-{name}-{k:05d}-of-{len(rows):05d}.tfrecord", rows[k], index
+            k -= len(rows)
+        raise IndexError(number)
 
     def first_validation_shard(self, component: str) -> int:
         """The number of a component's first validation shard."""
@@ -96,26 +105,32 @@ class ShardWriter:
 
     def mix(self, run: Run) -> Mix:
         """The view's mix."""
-        return read_mix(run.work(self.folder, "mix.json"))
+        return read_mix(run.work(self.folder, MIX))
 
     def emit(self, run: Run, task: int) -> Iterator[tuple[int, bytes]]:
         """A unit's sequences, to the shards that hold them."""
         index = read_index(run)
         unit = index.unit(task)
         path = index.path(run, "tokens", "tokens", task)
-        check_unit_file(run, task, "tokens", "tokenize", path)
+        check_unit_file(run, task, "tokens", path)
         table = read_table(path, ["id", "tokens", "count"])
         tokens = table["tokens"].combine_chunks()
         flat = tokens.flatten().to_numpy()
         offsets = np.concatenate(([0], np.cumsum(table["count"].to_numpy())))
         docs = _document_numbers(task, table["id"].to_pylist())
-        for split in ("train", "validation"):
+        for split, first in zip(SPLITS, self._first(run, task), strict=True):
             pieces = load(layout_path(run, self.layouts, split, task))
             sequences = int(pieces["sequence"][-1]) + 1 if len(pieces) else 0
             matrix = fill(pieces, flat, offsets, sequences, self.capacity, self.pad)
-            first = self.mix(run).first[split][unit.component][unit.unit]
             places = self._places(run, unit.component, split, first, sequences)
             yield from _blocks(pieces, docs, matrix, *places)
+
+    def _first(self, run: Run, task: int) -> list[int]:
+        """By split, the index of a unit's first sequence among its component's."""
+        with storage.open_read(run.work(self.folder, FIRST)) as file:
+            file.seek(8 * len(SPLITS) * task)
+            first: list[int] = np.frombuffer(file.read(8 * len(SPLITS)), "<i8").tolist()
+        return first
 
     def _places(
         self, run: Run, component: str, split: str, first: int, sequences: int
@@ -142,7 +157,7 @@ class ShardWriter:
 
     def receive(self, run: Run, number: int, blocks: Iterable[bytes]) -> None:
         """Write one shard, its provenance, and its receipt."""
-        name, records, held_out = self.mix(run).shards()[number]
+        name, records, held_out = self.mix(run).shard(number)
         matrix = np.empty((records, self.capacity), self.dtype)
         slots = np.full(records, -1, np.int64)
         spans: list[npt.NDArray[np.void]] = []

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import stages
-from pipelines.documents import kept_documents
+from pipelines.documents import kept_documents, state_files
 from pipelines.jobs import Each, Run, run_steps
 from pipelines.keys import document_keys
 from pipelines.parquet import read_table
@@ -111,9 +111,12 @@ class TrainModel:
 def run(context: Context) -> None:
     """Train the model, or copy the given one, and write the manifest."""
     config, plan = context.config, context.plan
+    drops: dict[str, str] = {}
     for name in plan.by_component:
-        stages.check_files(context.run, "documents", name)
-    drops = {name: stages.check_files(context.run, "dedup", name).fingerprint for name in plan.by_component}
+        for folder in ("documents", "dedup"):
+            whole = stages.check_files(context.run, folder, name)
+            state_files(context.run, folder, name, whole)
+        drops[name] = whole.fingerprint
     expected = fingerprint(config, next(iter(drops.values())))
     done = stages.read_manifest(context.run, "tokenizer")
     if done is not None and done.fingerprint == expected:
@@ -188,5 +191,5 @@ def quotas(context: Context) -> dict[str, float]:
 def load_tokenizer(run: Run) -> Tokenizer:
     """The run's tokenizer, loaded once a process. Raises TokenmillError when it is not what its manifest says."""
     path = run.path("tokenizer", MODEL)
-    stages.check_sha256(path, stages.need_manifest(run, "tokenizer").files[0], "tokenizer")
+    stages.check_sha256(path, stages.need_manifest(run, "tokenizer").files[0].sha256, "tokenizer")
     return Tokenizer(storage.read_bytes(path))

@@ -78,7 +78,13 @@ def test_from_and_to_the_bucket_the_bytes_are_those_on_disk(
     again = len([request for request in proxy.requests if request.kind == "put"])
     assert "nothing to do" in run(corpus.remote, output)
     puts = [request.name for request in proxy.requests if request.kind == "put"][again:]
-    assert {name.rsplit("/", 1)[1] for name in puts} <= {".lock", "config.yaml", "units.parquet", "roots.json"}
+    assert {name.rsplit("/", 1)[1] for name in puts} <= {
+        ".lock",
+        "config.yaml",
+        "units.parquet",
+        "roots.json",
+        "plan.json",
+    }
     assert hashes(emulator, output) == ours
     # `status`, `report` and `explain` read it where it lies.
     for arguments in (["status", output], ["explain", output, "000.py"], ["report", output]):

@@ -141,7 +141,8 @@ def test_a_source_of_which_too_much_is_unreadable_is_one_sentence(tmp_path: Path
     assert code == 1
     told = the_error(err)
     assert "2 of 15 documents of source" in told and "ingest.max_rejected_fraction = 0.1" in told
-    assert "(rejects: binary 1, empty 1, not_utf8 1)" in told
+    assert "(rejects: binary 1, empty 1, not_utf8 1; unreadable first: " in told
+    assert "b.py: not_utf8, invalid start byte at byte 0" in told and "\x1b" not in told
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "loop", "dangling"])
