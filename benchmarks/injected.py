@@ -3,9 +3,9 @@
     python benchmarks/injected.py CONFIG FAULTS
 
 is `python -m trainer run CONFIG` with the faults of a JSON file in it: the fields of `Faults`, of positions in the
-order of records, each the first of a batch; `rank`, of the process they are in; and `told`, a file to which each gets a line
-when it comes. Factors and garbage are in the batch, however often it is read. The others come once, also where the run
-starts again.
+order of records, each the first of a batch; `rank`, of the process they are in; and `told`, a file to which each gets a
+line when it comes. Factors and garbage are in the batch, however often it is read. The others come once, also where the
+run starts again.
 """
 
 from __future__ import annotations
