@@ -25,6 +25,7 @@ from schemas.config import TokenizeConfig, load_config, parse_config
 from schemas.rules import RULES
 from tests.conftest import ROOT
 from trainer.training.config import CheckpointConfig, RunConfig, Stop, ValidationConfig
+from trainer.training.recovery import RecoveryConfig
 
 PACKAGES = {"pipelines": pipelines, "loader": loader, "trainer": trainer}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -85,16 +86,17 @@ def test_every_config_key_and_default_is_documented(title: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("title", "model"),
+    ("page", "title", "model"),
     [
-        ("Top level", RunConfig),
-        ("`stop`", Stop),
-        ("`validation`", ValidationConfig),
-        ("`checkpoints`", CheckpointConfig),
+        ("training", "Top level", RunConfig),
+        ("training", "`stop`", Stop),
+        ("training", "`validation`", ValidationConfig),
+        ("training", "`checkpoints`", CheckpointConfig),
+        ("recovery", "The rules", RecoveryConfig),
     ],
 )
-def test_every_key_of_the_training_config_is_documented(title: str, model: type[BaseModel]) -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \| ", section(read("docs/training.md"), title), re.MULTILINE)
+def test_every_key_of_the_training_config_is_documented(page: str, title: str, model: type[BaseModel]) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S.*?) \| ", section(read(f"docs/{page}.md"), title), re.MULTILINE)
     # A part's defaults stand in a table of their own, or on another page.
     nested = {
         "optimizer": "V3's",
