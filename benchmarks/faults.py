@@ -84,7 +84,13 @@ class Run:
             "output": str(self.output),
             "model": {"preset": "tiny"},
             "schedules": {
-                "learning_rate": {"kind": "constant", "value": 1e-3, "warmup_steps": 50},
+                "learning_rate": {
+                    "kind": "cosine",
+                    "peak": 2e-3,
+                    "end": 2e-4,
+                    "warmup_steps": 50,
+                    "tokens": steps * BATCH * 256,
+                },
                 "batch_size": {"kind": "constant", "sequences": BATCH},
             },
             "mesh": {"data": 2, "timeout": 30, "heartbeat": 15},
@@ -105,6 +111,9 @@ class Run:
     def look(self) -> Progress:
         """Where the run stands; a launcher that has ended is started again."""
         if self.launcher is None or (self.launcher.poll() is not None and not self.done):
+            code = 0 if self.launcher is None else self.launcher.returncode
+            if code not in (0, -signal.SIGKILL):
+                raise SystemExit(f"the launcher gave up with exit code {code}; {self._log.name} says why")
             command = [sys.executable, __file__, "--launch", str(self._folder)]
             self.launcher = subprocess.Popen(command, stdout=self._log, stderr=self._log)
             self.starts += 1

@@ -26,6 +26,7 @@ import tensorflow as tf  # type: ignore[import-untyped]
 
 import trainer.step
 import trainer.training.trainer
+from schemas.errors import TokenmillError
 from trainer.accumulation import Accumulated, accumulate
 from trainer.training.config import load_run_config
 from trainer.training.loop import run
@@ -123,7 +124,11 @@ def main() -> None:
     if place["task"]["index"] == rank:
         by_position = {name: {int(at): n for at, n in given.pop(name, {}).items()} for name in ("gradients", "pauses")}
         Faults(**by_position, **given, tell=Told(told)).install()
-    run(load_run_config(config))
+    try:
+        run(load_run_config(config))
+    except TokenmillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":
