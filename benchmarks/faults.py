@@ -334,7 +334,7 @@ def main() -> None:
             str(ROOT / "benchmarks/injected.py"),
             *(str(folder / name) for name in ("train.yaml", "faults.json")),
         ]
-        raise SystemExit(Launcher(2, command, str(folder / "out/checkpoints"), 5).run())
+        raise SystemExit(Launcher(2, command, [str(folder / "out/checkpoints")], 5).run())
     if given.view is None or given.every < 2 * SAVED_EVERY:
         parser.error(f"give a view, and --every of {2 * SAVED_EVERY} or more")
     folder = Path(given.folder or tempfile.mkdtemp())

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 
 from schemas import yaml_config
 from schemas.errors import Refused, TokenmillError
-from trainer.checkpoint.config import CheckpointConfig, OutputFolder
+from trainer.checkpoint.config import CheckpointConfig, OutputFolder, stage_output
 from trainer.checkpoint.load import steps
 
 _REFUSED = 2
@@ -32,14 +32,14 @@ LAUNCHER = "TOKENMILL_LAUNCHER"
 
 class Launcher:
     """Runs a command in `processes` local workers. command: such as `python -m trainer run`; checkpoints: the run's
-    folder of them, or a gs:// URL.
+    folders of them, or gs:// URLs, one a stage.
 
     restarts: how often in a row all are started again without a new checkpoint in between.
     """
 
-    def __init__(self, processes: int, command: Sequence[str], checkpoints: str, restarts: int) -> None:
+    def __init__(self, processes: int, command: Sequence[str], checkpoints: Sequence[str], restarts: int) -> None:
         self._processes, self._command = processes, [*command]
-        self._checkpoints, self._restarts = checkpoints, restarts
+        self._checkpoints, self._restarts = [*checkpoints], restarts
         self._workers: list[subprocess.Popen[bytes]] = []
         self._asked: int | None = None
 
@@ -56,18 +56,19 @@ class Launcher:
             saved = self._newest()
             if failures > self._restarts:
                 raise TokenmillError(
-                    f"{failures} attempts in a row ended without a new checkpoint (the last at step {saved or 0}); "
+                    f"{failures} attempts in a row ended without a new checkpoint (the last at step {saved[1]}); "
                     f"what they say is above. The same command goes on from there"
                 )
             pause = min(2.0 ** (failures - 1), _LONGEST_PAUSE)
-            print(f"starting all again in {pause:g} s, from step {saved or 0}", file=sys.stderr, flush=True)
+            print(f"starting all again in {pause:g} s, from step {saved[1]}", file=sys.stderr, flush=True)
             self._sleep(pause)
             if self._asked is not None:
                 return code
 
-    def _newest(self) -> int | None:
-        there = steps(self._checkpoints)
-        return there[-1] if there else None
+    def _newest(self) -> tuple[int, int]:
+        """(number of the folder that has the newest checkpoint, its step); (0, 0) where there is none."""
+        saved = [(number, there[-1]) for number, folder in enumerate(self._checkpoints) if (there := steps(folder))]
+        return max(saved, default=(0, 0))
 
     def _once(self) -> int:
         """Start all, and wait until all have ended; the exit code of the first that ended with another than 0."""
@@ -121,11 +122,16 @@ class Launcher:
             time.sleep(0.1)
 
 
+class _Stage(BaseModel):
+    name: str
+
+
 class _Places(BaseModel):
     """What the launcher needs of a config; the workers check all of it."""
 
     output: OutputFolder
     checkpoints: CheckpointConfig = CheckpointConfig()
+    stages: tuple[_Stage, ...] = ()
 
 
 def launch(processes: int, config: str, data: str | None, output: str | None, restarts: int) -> int:
@@ -136,7 +142,9 @@ def launch(processes: int, config: str, data: str | None, output: str | None, re
     command = [sys.executable, "-m", "trainer", "run", config]
     for option, value in (("--data", data), ("--output", output)):
         command += [option, value] if value is not None else []
-    return Launcher(processes, command, places.checkpoints.below(places.output), restarts).run()
+    saves, output = places.checkpoints, places.output
+    folders = [saves.of_stage(stage.name).below(stage_output(output, stage.name)) for stage in places.stages]
+    return Launcher(processes, command, [saves.below(output), *folders], restarts).run()
 
 
 def _free_addresses(count: int) -> list[str]:

@@ -11,7 +11,7 @@ from schemas.gcs import SCHEME
 from schemas.storage import is_local
 from trainer.config import Strict
 
-FOLDER = "checkpoints"
+FOLDER, STAGES = "checkpoints", "stages"
 
 
 def _local(path: str) -> str:
@@ -34,6 +34,11 @@ OutputFolder = Annotated[str, AfterValidator(_local)]
 """The folder a run writes."""
 
 
+def stage_output(output: str, name: str) -> str:
+    """The folder that a stage of a run writes."""
+    return os.path.join(output, STAGES, name)
+
+
 class CheckpointConfig(Strict):
     """Checkpoints (docs/checkpoints.md). There is one after the last step, too.
 
@@ -46,6 +51,11 @@ class CheckpointConfig(Strict):
     every: int = Field(default=1000, ge=1)
     keep: int = Field(default=5, ge=1)
     keep_every: int | None = Field(default=None, ge=1)
+
+    def of_stage(self, name: str) -> CheckpointConfig:
+        """The same for a stage of the run: a folder beside the run's, DIRECTORY-NAME, where it is not the output's."""
+        directory = self.directory and f"{self.directory.rstrip('/')}-{name}"
+        return self.model_copy(update={"directory": directory})
 
     def below(self, output: str | os.PathLike[str]) -> str:
         """The folder of the checkpoints of a run that writes to `output`."""

@@ -14,7 +14,7 @@ from schemas.errors import Refused
 from schemas.storage import is_local
 from trainer.average import AverageConfig
 from trainer.checkpoint.config import CheckpointConfig, OutputFolder
-from trainer.config import ModelConfig, Precision, Strict, parse_model_config
+from trainer.config import ModelConfig, Precision, Strict, Yarn, parse_model_config
 from trainer.mesh import MeshConfig
 from trainer.monitor.config import MonitorConfig
 from trainer.optimizer import OptimizerConfig
@@ -61,6 +61,25 @@ class CacheConfig(Strict):
     bytes: int = Field(ge=1)
 
 
+class StageConfig(Strict):
+    """A stage after the run proper: longer sequences (docs/context_extension.md). Of its other keys the run's hold.
+
+    name: of its folder, OUTPUT/stages/NAME. data, cache, schedules, microbatch, stop: in place of the run's; steps,
+    tokens and positions are counted from the stage's beginning.
+    max_position_embeddings: the longest sequence from here on, such as the view's.
+    yarn: how rotary frequencies are stretched; None: they are not.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    data: str
+    cache: CacheConfig | None = None
+    max_position_embeddings: int = Field(ge=1)
+    yarn: Yarn | None = None
+    schedules: Schedules
+    microbatch: int | None = Field(default=None, ge=1)
+    stop: Stop
+
+
 class RunConfig(Strict):
     """Everything a training run is made from. Keys with a default may be left out.
 
@@ -83,6 +102,7 @@ class RunConfig(Strict):
     step_timeout: seconds after which a step, or a batch of validation, counts as hung, and the process ends. The first
         step is traced meanwhile.
     monitor: what is measured beside each step, and alerts (docs/monitoring.md).
+    stages: what the same model is trained on afterwards, one after another.
     """
 
     data: str
@@ -107,11 +127,19 @@ class RunConfig(Strict):
     log_every: int = Field(default=10, ge=1)
     step_timeout: float = Field(default=1800.0, gt=0)
     monitor: MonitorConfig = MonitorConfig()
+    stages: tuple[StageConfig, ...] = ()
 
     @model_validator(mode="after")
     def _cached_is_remote(self) -> Self:
         if self.cache is not None and is_local(self.data):
             raise ValueError(f"cache is of views on gs://, and data is {self.data}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_differ(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"every stage needs a name of its own; these are {', '.join(names)}")
         return self
 
     @model_validator(mode="after")

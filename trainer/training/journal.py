@@ -13,6 +13,7 @@ from trainer.training.records import (
     CheckpointRecord,
     Measured,
     RollbackRecord,
+    StageRecord,
     StartRecord,
     StepRecord,
     ValidationRecord,
@@ -42,6 +43,10 @@ class Journal(Callback):
         self._write(record.as_json())
 
     def on_rollback(self, record: RollbackRecord) -> None:
+        """As `Callback`."""
+        self._write(record.as_json())
+
+    def on_stage_end(self, record: StageRecord) -> None:
         """As `Callback`."""
         self._write(record.as_json())
 

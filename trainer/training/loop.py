@@ -23,13 +23,14 @@ from trainer.mesh import Mesh
 from trainer.monitor.monitor import Monitor
 from trainer.plan.parameters import parameters
 from trainer.text import save_tokenizer
-from trainer.training.config import CacheConfig, RunConfig, model_config
+from trainer.training.config import CacheConfig, RunConfig
 from trainer.training.interruption import Interruption
 from trainer.training.journal import Journal, cut
-from trainer.training.records import Callback, Measured, StartRecord
+from trainer.training.records import Callback, Measured, StageRecord, StartRecord
 from trainer.training.recovery import Recovery
 from trainer.training.saving import Checkpoints, Kept, go_on
 from trainer.training.sinks import TensorBoard, Terminal
+from trainer.training.stages import Stage, beginning, stages_of, unfinished
 from trainer.training.trainer import Trainer
 from trainer.training.validation import Validation
 from trainer.training.watchdog import Watchdog
@@ -40,29 +41,44 @@ METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
     """Train as `config` says, as one process of its mesh, from the output's newest checkpoint or anew.
 
-    Returns when the config's `stop` is reached, or after SIGTERM or SIGINT and a checkpoint, from which the same call
-    goes on.
+    Returns when the `stop` of the config and of all its stages is reached, or after SIGTERM or SIGINT and a checkpoint,
+    from which the same call goes on.
 
     callbacks: told in process 0, after what is written to the output folder.
 
     Raises:
-        Refused: the config does not fit the view or the run that is in the output, another process is at work there, or
+        Refused: the config does not fit a view or the run that is in the output, another process is at work there, or
             the environment has another number of processes; before anything is trained or written.
-        TokenmillError: the view is damaged, another process is lost, or the last checkpoint could not be saved.
+        TokenmillError: a view is damaged, another process is lost, or the last checkpoint could not be saved.
     """
-    shards = Shards(config.data)
-    architecture = model_config(config, shards)
-    output, saves = Path(config.output), config.checkpoints.below(config.output)
+    stages = stages_of(config)
     mesh = Mesh.join(config.mesh)
+    with Interruption() as interruption:
+        for number in range(unfinished(mesh, stages), len(stages)):
+            begin = beginning(mesh, stages[number - 1]) if number else None
+            trainer = _train(stages[number], mesh, interruption, begin, callbacks)
+            if mesh.any(interruption.asked is not None):
+                break
+    return trainer
+
+
+def _train(
+    stage: Stage,
+    mesh: Mesh,
+    interruption: Interruption,
+    begin: Callable[[Trainer], str] | None,
+    callbacks: Sequence[Callback],
+) -> Trainer:
+    """One stage, until it is done or a signal asks to stop."""
+    config, shards, saves, output = stage.config, stage.shards, stage.saves, Path(stage.config.output)
     with ExitStack() as stack:
         guard: Callable[[], None] | None = None
         if mesh.rank == 0:
             stack.enter_context(_alone(config.output))
             guard = stack.enter_context(_alone(saves))
-        interruption = stack.enter_context(Interruption())
         watchdog = stack.enter_context(Watchdog(config.step_timeout))
         cache = None if config.cache is None else stack.enter_context(_cache(config.cache, shards, mesh))
-        trainer = Trainer(config, shards, architecture, mesh, cache)
+        trainer = Trainer(config, shards, stage.architecture, mesh, cache, begin)
         start, saved = go_on(trainer, saves)
         validated = saved.get("validated")
         recovery = Recovery(config.recovery)
@@ -97,6 +113,12 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
         )
         work = _Run(trainer, told, validation, checkpoints, recovery, monitor, watchdog, interruption, validated)
         if work.train():
+            progress = trainer.progress
+            record = StageRecord(
+                stage.name, progress.step, progress.position, progress.tokens, shards.sequence_length, work.loss
+            )
+            for callback in told:
+                callback.on_stage_end(record)
             values = mesh.gathered(trainer.model) if mesh.processes > 1 else None
             if mesh.rank == 0:
                 _save(trainer, values, output / MODEL_FOLDER, say)

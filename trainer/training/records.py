@@ -94,7 +94,7 @@ class ValidationRecord:
 
 @dataclass(frozen=True)
 class StartRecord:
-    """How a process began: from the checkpoint of `step`, or anew (0, None).
+    """How a process began: from the checkpoint of `step`, or anew (0, None); a stage, with that of the one before.
 
     quarantined: damaged checkpoints that were newer, as (step, what is wrong). changed: what of the environment is not
     as it was when the checkpoint was saved; results may then differ in the last bits.
@@ -155,6 +155,25 @@ class RollbackRecord:
         return {"kind": "rollback", **asdict(self)}
 
 
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage was trained to its end; the run proper is the first. step, position, tokens: of the stage.
+
+    length: of its view's sequences. loss: of its last validation; None if the view holds nothing out.
+    """
+
+    name: str
+    step: int
+    position: int
+    tokens: int
+    length: int
+    loss: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": "stage", **asdict(self)}
+
+
 class Measured(Protocol):
     """A record of the monitor: of the machine, or of performance (docs/monitoring.md)."""
 
@@ -185,6 +204,9 @@ class Callback:
 
     def on_rollback(self, record: RollbackRecord) -> None:
         """After the run went back to an earlier step."""
+
+    def on_stage_end(self, record: StageRecord) -> None:
+        """After the last step of a stage, its validation and its checkpoint; after a kill there perhaps once more."""
 
     def on_monitor(self, record: Measured) -> None:
         """After a step, of what was measured beside it."""

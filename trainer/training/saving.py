@@ -30,25 +30,30 @@ class Kept(Protocol):
 def go_on(trainer: Trainer, directory: str) -> tuple[StartRecord, Mapping[str, Any]]:
     """Make `trainer` stand at the newest checkpoint that is whole, if there is one. All processes must call it.
 
-    Returns what process 0 tells of it, and the checkpoint's dictionary; {} where there was none.
+    Where there is none, at the beginning. Returns what process 0 tells of it, and the checkpoint's dictionary; {} where
+    there was none.
 
     Raises:
         Refused: the checkpoint is of another run or view.
     """
-    checkpoint, quarantined = _newest(trainer.mesh, directory)
+    checkpoint, quarantined = newest(trainer.mesh, directory)
     here = environment()
     if checkpoint is None:
-        return StartRecord(0, None, quarantined, (), here), {}
+        begun = None if trainer.begin is None else trainer.begin(trainer)
+        return StartRecord(0, begun, quarantined, (), here), {}
     restore(checkpoint, trainer)
     meta = checkpoint.meta
     changed = differences(meta["environment"], here)
     return StartRecord(checkpoint.step, checkpoint.path, quarantined, changed, here), meta
 
 
-def _newest(
+def newest(
     mesh: Mesh, directory: str, before: int | None = None
 ) -> tuple[Checkpoint | None, tuple[tuple[int, str], ...]]:
-    """Process 0 looks, and puts damaged ones aside; the others open what it found."""
+    """The newest whole checkpoint, and (step, reason) of the damaged ones that were newer. All processes must call it.
+
+    Process 0 looks, and puts damaged ones aside; the others open what it found.
+    """
     found = newest_good(directory, before) if mesh.rank == 0 else Found(None)
     step = mesh.from_first(-1 if found.checkpoint is None else found.checkpoint.step)
     if mesh.rank and step >= 0:
@@ -101,7 +106,7 @@ class Checkpoints:
         """
         self._tell(self._saver.wait())
         trainer, at = self._trainer, self._trainer.progress
-        checkpoint, quarantined = _newest(trainer.mesh, self._directory, before)
+        checkpoint, quarantined = newest(trainer.mesh, self._directory, before)
         self._saved = 0 if checkpoint is None else checkpoint.step
         if trainer.mesh.rank == 0:
             abandon_after(self._directory, -1 if checkpoint is None else checkpoint.step)

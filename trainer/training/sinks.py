@@ -18,6 +18,7 @@ from trainer.training.records import (
     CheckpointRecord,
     Measured,
     RollbackRecord,
+    StageRecord,
     StartRecord,
     StepRecord,
     ValidationRecord,
@@ -123,7 +124,8 @@ class Terminal(Callback):
         for step, reason in record.quarantined:
             self.say(f"WARNING: the checkpoint of step {step} is damaged and was put aside: {reason}")
         if record.checkpoint is not None:
-            self.say(f"going on from step {record.step}: {record.checkpoint}")
+            how = f"going on from step {record.step}" if record.step else "beginning with the state of"
+            self.say(f"{how}: {record.checkpoint}")
         for change in record.changed:
             self.say(f"WARNING: {change}; results may differ in the last bits from those of a run without a stop")
 
@@ -164,6 +166,10 @@ class Terminal(Callback):
     def on_validation(self, record: ValidationRecord) -> None:
         """As `Callback`."""
         self.say(f"step {record.step}  validation loss {record.loss:.4f} ({_by_component(record.components)})")
+
+    def on_stage_end(self, record: StageRecord) -> None:
+        """As `Callback`."""
+        self.say(f"stage {record.name} is done: {record.step} steps over {record.tokens:,} tokens")
 
     def close(self) -> None:
         """Take the bar away."""

@@ -39,6 +39,7 @@ _MAY_CHANGE = {
     "output",
     "recompute",
     "recovery",
+    "stages",
     "step_timeout",
     "stop",
     "validation",
@@ -109,7 +110,29 @@ def check(checkpoint: Checkpoint, trainer: Trainer) -> None:
             raise Refused(
                 f"{checkpoint.path}: the model has {key} {checkpoint.meta['model'].get(key)}, now it would be {value}"
             )
-    checkpoint.require({each.name: ArrayInfo(each.variable.dtype.name, each.shape) for each in trainer.owned()})
+
+
+EXTENDED = ("max_position_embeddings", "yarn")
+"""Of the architecture, what changes from stage to stage: it changes no array."""
+
+
+def take_over(checkpoint: Checkpoint, trainer: Trainer) -> None:
+    """Give `trainer` all arrays of another run's checkpoint, and leave its progress: a stage begins.
+
+    Raises Refused if the architecture is another one in more than its length, or an array is missing.
+    """
+    for key, value in trainer.model.config.model_dump(mode="json").items():
+        if key not in EXTENDED and checkpoint.meta["model"].get(key) != value:
+            raise Refused(f"{checkpoint.path}: the model has {key} {checkpoint.meta['model'].get(key)}, not {value}")
+    _assign(checkpoint, trainer)
+
+
+def _assign(checkpoint: Checkpoint, trainer: Trainer) -> None:
+    owned = trainer.owned()
+    checkpoint.require({each.name: ArrayInfo(each.variable.dtype.name, each.shape) for each in owned})
+    for each in owned:
+        box = [slice(at, at + size) for at, size in zip(each.offset, each.variable.shape, strict=True)]
+        each.variable.assign(checkpoint.read(each.name, box))
 
 
 def restore(checkpoint: Checkpoint, trainer: Trainer) -> None:
@@ -117,9 +140,7 @@ def restore(checkpoint: Checkpoint, trainer: Trainer) -> None:
     check(checkpoint, trainer)
     meta = checkpoint.meta
     position = trainer.shards.resume(meta["loader"])
-    for each in trainer.owned():
-        box = [slice(at, at + size) for at, size in zip(each.offset, each.variable.shape, strict=True)]
-        each.variable.assign(checkpoint.read(each.name, box))
+    _assign(checkpoint, trainer)
     trainer.progress = Progress(meta["step"], position, meta["tokens"])
     trainer.over = tuple((begin, end) for begin, end in meta["over"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,7 @@ class Input:
 class Trainer:
     """A model on a view, its step, and where it stands. mesh: None for one process. cache: the view's, if it is remote.
 
+    begin: gives a new trainer the state it begins with, where that is not a model's first one, and returns where from.
     over: positions ahead that are stepped over (`trainer.training.recovery`).
     """
 
@@ -78,7 +79,9 @@ class Trainer:
         architecture: ModelConfig,
         mesh: Mesh | None = None,
         cache: ShardCache | None = None,
+        begin: Callable[[Trainer], str] | None = None,
     ) -> None:
+        self.begin = begin
         self.config, self.shards, self.mesh = config, shards, mesh or Mesh()
         linear = linear_for(config.precision)
         exchange = self.mesh.exchange(architecture)
@@ -122,6 +125,8 @@ class Trainer:
         for mine, theirs in zip(self.owned(), new.owned(), strict=True):
             mine.variable.assign(theirs.variable.read_value())
         self.progress, self.over = new.progress, ()
+        if self.begin is not None:
+            self.begin(self)
 
     def owned(self) -> list[meshes.Owned]:
         """The state as this process holds it: what a checkpoint saves, and what restoring assigns."""

@@ -208,7 +208,7 @@ def test_on_two_processes_a_fault_of_one_is_answered_by_both(
     program = (
         "import sys\n"
         "from trainer.launch import Launcher\n"
-        f"sys.exit(Launcher(2, {worker!r}, {str(tmp_path / 'out/checkpoints')!r}, 0).run())\n"
+        f"sys.exit(Launcher(2, {worker!r}, [{str(tmp_path / 'out/checkpoints')!r}], 0).run())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
