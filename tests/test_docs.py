@@ -24,7 +24,7 @@ from schemas import arrow, config, lock, manifest
 from schemas.config import TokenizeConfig, load_config, parse_config
 from schemas.rules import RULES
 from tests.conftest import ROOT
-from trainer.training.config import CheckpointConfig, RunConfig, Stop, ValidationConfig
+from trainer.training.config import CheckpointConfig, RunConfig, StageConfig, Stop, ValidationConfig
 from trainer.training.recovery import RecoveryConfig
 
 PACKAGES = {"pipelines": pipelines, "loader": loader, "trainer": trainer}
@@ -92,6 +92,7 @@ def test_every_config_key_and_default_is_documented(title: str) -> None:
         ("training", "`stop`", Stop),
         ("training", "`validation`", ValidationConfig),
         ("training", "`checkpoints`", CheckpointConfig),
+        ("context_extension", "`stages`", StageConfig),
         ("recovery", "The rules", RecoveryConfig),
     ],
 )

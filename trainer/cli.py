@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--mesh", default="data=1,expert=1", metavar="data=D,expert=E", help="default: %(default)s")
     plan.add_argument("--device", default="h100", help="default: %(default)s; an unknown name lists those there are")
     plan.add_argument("--sequence-length", type=int, metavar="T", help="default: that of the config's view")
+    plan.add_argument("--stage", metavar="NAME", help="of this one of the config's stages instead of the run proper")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
 
     generate = commands.add_parser(
@@ -164,6 +165,10 @@ def _dispatch(parsed: argparse.Namespace) -> int:
         from trainer.plan.report import print_plan  # noqa: PLC0415
 
         config = load_run_config(parsed.config)
+        if parsed.stage is not None:
+            from trainer.training.stages import config_of  # noqa: PLC0415
+
+            config = config_of(config, parsed.stage)
         print_plan(config, parsed.mesh, parsed.device, parsed.sequence_length, parsed.json)
         return 0
     from trainer import run  # noqa: PLC0415

@@ -188,18 +188,18 @@ def architecture(config: RunConfig, origin: str = "model", **known: Any) -> Mode
     return parse_model_config(preset(name).model_dump() | known | chosen, origin)
 
 
-def model_config(config: RunConfig, shards: Shards) -> ModelConfig:
+def model_config(config: RunConfig, shards: Shards, origin: str = "model") -> ModelConfig:
     """The architecture the run trains on a view.
 
     Raises:
-        Refused: the architecture, a batch or a microbatch does not fit itself or the view; says what would.
+        Refused, naming `origin`: the architecture, a batch or a microbatch does not fit itself or the view; says what would.
     """
     info = shards.tokenizer
-    model = architecture(config, vocab_size=info.vocab_size, bos_token_id=info.begin, eos_token_id=info.end)
+    model = architecture(config, origin, vocab_size=info.vocab_size, bos_token_id=info.begin, eos_token_id=info.end)
     length = shards.sequence_length
     if model.vocab_size < info.vocab_size:
         raise Refused(
-            f"model.vocab_size is {model.vocab_size}, but {shards.folder} has tokens up to {info.vocab_size - 1}: "
+            f"{origin}.vocab_size is {model.vocab_size}, but {shards.folder} has tokens up to {info.vocab_size - 1}: "
             f"leave it out, or give {info.vocab_size} or more"
         )
     if shards.order.lanes % config.mesh.processes:
@@ -209,7 +209,7 @@ def model_config(config: RunConfig, shards: Shards) -> ModelConfig:
         )
     if model.max_position_embeddings < length:
         raise Refused(
-            f"model.max_position_embeddings is {model.max_position_embeddings}, but {shards.folder} has sequences of "
+            f"{origin}.max_position_embeddings is {model.max_position_embeddings}, but {shards.folder} has sequences of "
             f"{length}: give {length} or more, or a shorter view"
         )
     return model

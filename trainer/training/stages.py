@@ -72,7 +72,8 @@ def stages_of(config: RunConfig) -> list[Stage]:
                 f"stages.{name}.data: {shards.folder} was cut with another tokenizer than {found[0].shards.folder}; "
                 f"cut all views of a run from the same tokens (`shard.sequence_lengths`)"
             )
-        found.append(Stage(name, each, shards, model_config(each, shards)))
+        origin = f"stages.{name}" if found else "model"
+        found.append(Stage(name, each, shards, model_config(each, shards, origin)))
     return found
 
 

@@ -97,7 +97,7 @@ def test_without_a_checkpoint_of_its_own_it_begins_again_with_the_state_before(
     whole: tuple[Trainer, Told, Path],
 ) -> None:
     trainer, _, output = whole
-    kept = [np.array(each.variable.read_value()) for each in trainer.owned()]
+    kept = [np.asarray(each.variable.read_value()).copy() for each in trainer.owned()]
     progress = trainer.progress
     trainer.begin_again()
     saved = open_step(str(output / "checkpoints"), BASE)
@@ -142,7 +142,7 @@ def test_killed_anywhere_it_comes_to_the_same_bits(
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_trained(small_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"max_position_embeddings is 128, but .*256 has sequences of 256"):
+    with pytest.raises(Refused, match=r"stages\.long\.max_position_embeddings is 128, but .*256 has sequences of 256"):
         run(config_of(small_run, tmp_path / "out", {"max_position_embeddings": 128}))
     with pytest.raises(Refused, match=r"stages\.long.*yarn is set, but max_position_embeddings"):
         stretched = {"factor": 4.0, "original_max_position_embeddings": 256}
