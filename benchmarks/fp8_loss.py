@@ -35,7 +35,7 @@ from trainer.training.validation import Validation
 
 POLICIES: tuple[Precision, ...] = ("fp8_block", "bfloat16", "float32")
 BATCH, STEPS = 8, 500
-# Records of each component in an evaluation; how many evaluations count, and the steps between them and between earlier.
+# Records of each component in an evaluation; how many evaluations count; steps between those, and between earlier ones.
 HELD_OUT, LAST, EVERY, EARLY = 16, 50, 2, 50
 BOUND = 0.25  # per cent
 COLOURS = {"fp8_block": "#d62728", "bfloat16": "#1f77b4", "float32": "#2ca02c"}
