@@ -71,9 +71,8 @@ class TrainStep:
         self._shards = shards or Shards(Mesh(), model)
         if [*map(id, optimizer.parameters.values())] != [*map(id, self._shards.parameters.values())]:
             raise ValueError("the optimizer was made for other shards; give optimizer_of the shards of this step")
-        # With static shapes for XLA: a graph for each capacity, made when it is first needed.
         self._static = model.exchange if isinstance(model.exchange, StaticExchange) else None
-        self._step = tf.function(self._graph, autograph=False, jit_compile=self._static is not None or None)
+        self._step = tf.function(self._graph, autograph=False, jit_compile=True if self._static else None)
 
     def __call__(
         self,
@@ -87,8 +86,8 @@ class TrainStep:
         """Train on a batch of the loader: tokens, segment_ids, positions, loss_mask [B, L+1], component [B].
 
         A loss or gradient norm that is not finite, or above max_loss or max_norm, leaves everything as it was.
-        A new batch shape is traced anew. Raises Refused if microbatch does not divide B, and PeerLost if another
-        process of the mesh is lost.
+        A new batch shape is traced anew, and compiled by XLA where the model's experts have static shapes. Raises
+        Refused if microbatch does not divide B, and PeerLost if another process of the mesh is lost.
         """
         numbers = (learning_rate, bias_speed, mtp_weight, max_loss, max_norm)
         arguments = (batch, *(tf.constant(number, tf.float32) for number in numbers))
@@ -101,7 +100,7 @@ class TrainStep:
             return self._step(*arguments)
 
     def _fitting(self, batch: Batch, *numbers: Tensor) -> StepOutput:
-        """The step in the least capacity that leaves no token out.
+        """The step in the least capacity that leaves no token out; each has a graph, compiled when it is first tried.
 
         Always from the least one up, so that what a step does is a function of state and batch alone: another capacity
         may round otherwise, and a resumed run must come to the same bits.

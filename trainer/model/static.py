@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import tensorflow as tf  # type: ignore[import-untyped]
 
-from trainer.model.dispatch import Dispatched, Places, receive, send
+from trainer.model.dispatch import Dispatched, LocalExchange, Places, send
 from trainer.model.linear import Tensor
 
 # The least capacity, by the mean number of tokens of an expert; each next one is twice as large.
@@ -33,8 +32,8 @@ def capacities(tokens: int, top: int, experts: int) -> list[int]:
     return [*found, tokens]
 
 
-class StaticExchange:
-    """An `Exchange` within one process. Outside of `within` an expert has room for all tokens, and none is left out."""
+class StaticExchange(LocalExchange):
+    """An `Exchange` within one process; outside of `within`, for what XLA does not compile, as `LocalExchange`."""
 
     def __init__(self) -> None:
         self._capacity: int | None = None
@@ -48,19 +47,12 @@ class StaticExchange:
         finally:
             self._capacity = None
 
-    def held(self, experts: int) -> range:
-        """All of them."""
-        return range(experts)
-
     def dispatch(self, x_ND: Tensor, experts_NK: Tensor, experts: int) -> Dispatched:
-        """As `Exchange`, for x of static shape; the state is `Places`."""
-        capacity = self._capacity or x_ND.shape[0]
-        places, left_out = _places(experts_NK, experts, capacity)
-        return Dispatched(send(x_ND, places), [capacity] * experts, places, left_out)
-
-    def combine(self, rows_MD: Tensor, weights_NK: Tensor, state: Any) -> Tensor:
-        """As `Exchange`."""
-        return receive(rows_MD, weights_NK, state)
+        """As `Exchange`, for shapes that are static; the state is `Places`."""
+        if self._capacity is None:
+            return super().dispatch(x_ND, experts_NK, experts)
+        places, left_out = _places(experts_NK, experts, self._capacity)
+        return Dispatched(send(x_ND, places), [self._capacity] * experts, places, left_out)
 
 
 def _places(experts_NK: Tensor, experts: int, capacity: int) -> tuple[Places, Tensor]:

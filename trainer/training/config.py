@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -72,6 +72,7 @@ class RunConfig(Strict):
     initial: a folder in Hugging Face's format whose weights the run begins with; the architecture must be the same.
     precision: of matrix products (docs/fp8.md). Weights, sums and what is sensitive are float32 with each.
     recompute: make activations again in the backward pass instead of keeping them.
+    shapes: static: experts have a fixed number of rows and XLA compiles the step (docs/mesh.md); one process only.
     mesh: the processes that train together; each is started on its own (docs/mesh.md).
     microbatch: sequences whose activations exist at a time in a process; None: its whole part of the batch.
     balance_weight: alpha of the sequence-wise auxiliary loss.
@@ -91,6 +92,7 @@ class RunConfig(Strict):
     initial: str | None = None
     precision: Precision = "float32"
     recompute: bool = False
+    shapes: Literal["dynamic", "static"] = "dynamic"
     schedules: Schedules
     mesh: MeshConfig = MeshConfig()
     microbatch: int | None = Field(default=None, ge=1)
@@ -109,6 +111,14 @@ class RunConfig(Strict):
     def _cached_is_remote(self) -> Self:
         if self.cache is not None and is_local(self.data):
             raise ValueError(f"cache is of views on gs://, and data is {self.data}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _static_is_alone(self) -> Self:
+        if self.shapes == "static" and self.mesh.processes > 1:
+            raise ValueError(
+                f"shapes: static is for one process, and the mesh has {self.mesh.processes}: leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ _MAY_CHANGE = {
     "output",
     "recompute",
     "recovery",
+    "shapes",
     "step_timeout",
     "stop",
     "validation",
