@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 
 from tests.trainer.numeric import relative
 from tests.trainer.test_step import CONFIG, batch, state
+from tests.trainer.training.configs import MODEL, content
 from trainer.config import ModelConfig
 from trainer.model import Model
 from trainer.model.dispatch import LocalExchange
@@ -26,6 +29,7 @@ from trainer.optimizer import OptimizerConfig
 from trainer.precision import linear_for
 from trainer.step import TrainStep, optimizer_of
 from trainer.training.config import RunConfig
+from trainer.training.loop import run
 
 # One layer, with experts: XLA takes ten seconds to compile its step.
 SMALL: ModelConfig = CONFIG.model_copy(
@@ -184,18 +188,26 @@ def test_a_model_of_all_kinds_of_layers_compiles() -> None:
     agree(make(StaticExchange(), CONFIG), make(None, CONFIG), 3)
 
 
+@pytest.mark.slow
+def test_a_run_may_change_from_static_shapes_to_dynamic_ones(small_run: Path, tmp_path: Path) -> None:
+    """Two steps with static shapes, two with dynamic ones from its checkpoint: the losses of a run without."""
+    model = {**MODEL, "num_hidden_layers": 1, "first_k_dense_replace": 0}
+    losses: dict[str, list[float]] = {}
+    for name, parts in {"plain": [("dynamic", 4)], "changed": [("static", 2), ("dynamic", 4)]}.items():
+        for shapes, steps in parts:
+            given = content(small_run / "shards/64", tmp_path / name, model=model, shapes=shapes, stop={"steps": steps})
+            trainer = run(RunConfig.model_validate(given))
+            assert isinstance(trainer.model.exchange, StaticExchange) == (shapes == "static")
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [line["loss"] for line in lines if line["kind"] in ("step", "validation")]
+    assert len(losses["plain"]) == 4 + 2  # validated before the first step and after the fourth
+    assert len(losses["changed"]) == 4 + 3
+    np.testing.assert_allclose(losses["changed"][:3], losses["plain"][:3], rtol=1e-4)
+    np.testing.assert_allclose(losses["changed"][-3:], losses["plain"][-3:], rtol=1e-4)
+
+
 def test_several_processes_are_refused() -> None:
-    config = {
-        "data": "view",
-        "output": "out",
-        "model": {"preset": "tiny"},
-        "stop": {"steps": 1},
-        "shapes": "static",
-        "schedules": {
-            "learning_rate": {"kind": "constant", "value": 1e-3},
-            "batch_size": {"kind": "constant", "sequences": 4},
-        },
-    }
+    config = content(Path("view"), Path("out"), shapes="static")
     assert RunConfig.model_validate(config).shapes == "static"
     with pytest.raises(ValidationError, match="one process"):
         RunConfig.model_validate({**config, "mesh": {"data": 2}})
