@@ -41,9 +41,9 @@ def accumulate(loss_sums: LossSums, variables: Sequence[Variable], batch: Batch,
 
     @tf.function(autograph=False)
     def part(index: Tensor) -> tuple[list[Tensor], Any]:
-        begin = index * microbatch
+        # By tf.slice, whose size is static to XLA, too.
         piece = {
-            name: tf.ensure_shape(value[begin : begin + microbatch], [microbatch, *value.shape[1:]])
+            name: tf.slice(value, [index * microbatch, *[0] * (len(value.shape) - 1)], [microbatch, *value.shape[1:]])
             for name, value in batch.items()
         }
         with tf.GradientTape() as tape:

@@ -6,6 +6,7 @@ C: components, E: experts.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import tensorflow as tf  # type: ignore[import-untyped]
@@ -15,6 +16,7 @@ from trainer.determinism import keep_sums_in_order
 from trainer.mesh import Mesh, Shards
 from trainer.model import LossOutput, Model, Normalizers, count, label_weights, update_router_bias
 from trainer.model.linear import Tensor
+from trainer.model.static import StaticExchange, capacities
 from trainer.optimizer import AdamW, OptimizerConfig, squared_norm
 
 
@@ -69,7 +71,8 @@ class TrainStep:
         self._shards = shards or Shards(Mesh(), model)
         if [*map(id, optimizer.parameters.values())] != [*map(id, self._shards.parameters.values())]:
             raise ValueError("the optimizer was made for other shards; give optimizer_of the shards of this step")
-        self._step = tf.function(self._graph, autograph=False)
+        self._static = model.exchange if isinstance(model.exchange, StaticExchange) else None
+        self._step = tf.function(self._graph, autograph=False, jit_compile=True if self._static else None)
 
     def __call__(
         self,
@@ -83,16 +86,32 @@ class TrainStep:
         """Train on a batch of the loader: tokens, segment_ids, positions, loss_mask [B, L+1], component [B].
 
         A loss or gradient norm that is not finite, or above max_loss or max_norm, leaves everything as it was.
-        A new batch shape is traced anew. Raises Refused if microbatch does not divide B, and PeerLost if another
-        process of the mesh is lost.
+        A new batch shape is traced anew, and compiled by XLA where the model's experts have static shapes. Raises
+        Refused if microbatch does not divide B, and PeerLost if another process of the mesh is lost.
         """
         numbers = (learning_rate, bias_speed, mtp_weight, max_loss, max_norm)
         arguments = (batch, *(tf.constant(number, tf.float32) for number in numbers))
+        if self._static is not None:
+            return self._fitting(*arguments)
         if self._shards.mesh.processes > 1:
             # Traced before others are waited for.
             self._step.get_concrete_function(*arguments)
         with self._shards.mesh.watched("training step"):
             return self._step(*arguments)
+
+    def _fitting(self, batch: Batch, *numbers: Tensor) -> StepOutput:
+        """The step in the least capacity that leaves no token out; each has a graph, compiled when it is first tried.
+
+        Always from the least one up, so that what a step does is a function of state and batch alone: another capacity
+        may round otherwise, and a resumed run must come to the same bits.
+        """
+        config = self.model.config
+        tokens = self.microbatch * (batch["tokens"].shape[1] - 1)
+        for capacity in capacities(tokens, config.num_experts_per_tok, config.n_routed_experts):
+            output = self._step(batch, *numbers, capacity=capacity)
+            if int(output.losses.left_out) == 0:
+                break
+        return output
 
     def _graph(
         self,
@@ -102,6 +121,7 @@ class TrainStep:
         mtp_weight: Tensor,
         max_loss: Tensor,
         max_norm: Tensor,
+        capacity: int | None = None,
     ) -> StepOutput:
         weights = label_weights(batch["segment_ids"], batch["loss_mask"], len(self.model.mtp))
         everyone = self._shards.mesh.all
@@ -111,13 +131,15 @@ class TrainStep:
             losses = self._losses(part, mtp_weight, normalizers)
             return losses.total, losses
 
-        gradients, losses = accumulate(loss_sums, self.model.variables_in_order, batch, self.microbatch)
+        with self._static.within(capacity) if self._static and capacity else nullcontext():
+            gradients, losses = accumulate(loss_sums, self.model.variables_in_order, batch, self.microbatch)
         gradients = self._shards.reduce(gradients)
         # Every number of a gradient is owned by one process.
         losses, squared = everyone.total((losses, squared_norm(gradients)))
         norm = tf.sqrt(squared)
         # False for NaN, too. All processes decide alike: they have the same bits.
         allowed = tf.math.is_finite(losses.total) & (losses.total <= max_loss) & (norm <= max_norm)
+        allowed &= losses.left_out == 0
         self._shards.take()
         norm, applied = self.optimizer.update(gradients, learning_rate, norm=norm, allowed=allowed)
         self._shards.give()

@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.numeric import relative, tiny
+from trainer.model.dispatch import LocalExchange
 from trainer.model.ffn import swiglu
 from trainer.model.init import Variables
 from trainer.model.linear import PlainLinear
 from trainer.model.loss import head_loss
-from trainer.model.moe import ExpertFeedForward, LocalExchange
+from trainer.model.moe import ExpertFeedForward
 from trainer.model.norm import rms_norm
 
 

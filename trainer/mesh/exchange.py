@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from trainer.mesh.collectives import Collectives, run_time_size
+from trainer.model.dispatch import Dispatched
 from trainer.model.linear import Tensor
 
 
@@ -46,7 +47,7 @@ class ExpertExchange:
         each = experts // self._group.size
         return range(self._group.index * each, (self._group.index + 1) * each)
 
-    def dispatch(self, x_ND: Tensor, experts_NK: Tensor, experts: int) -> tuple[Tensor, Tensor, Any]:
+    def dispatch(self, x_ND: Tensor, experts_NK: Tensor, experts: int) -> Dispatched:
         """As `Exchange`; the state is the plan of the messages."""
         plan, counts_e = self._plan(experts_NK, experts)
         token_PC = plan.sent // experts_NK.shape[1]
@@ -59,7 +60,7 @@ class ExpertExchange:
 
             return self._there(tf.gather(x_ND, token_PC), plan), gradient
 
-        return send(x_ND), counts_e, plan
+        return Dispatched(send(x_ND), counts_e, plan, 0)
 
     def combine(self, rows_RD: Tensor, weights_NK: Tensor, state: Any) -> Tensor:
         """As `Exchange`."""

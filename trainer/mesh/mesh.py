@@ -25,7 +25,7 @@ from trainer.mesh.place import PORT, place_of
 from trainer.mesh.roll_call import roll_call
 from trainer.mesh.self_test import self_test
 from trainer.model import Model
-from trainer.model.moe import Exchange, LocalExchange
+from trainer.model.dispatch import Exchange, LocalExchange
 
 # Of group keys: far from those TensorFlow counts for itself.
 _KEYS = 1 << 20

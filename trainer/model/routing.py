@@ -44,8 +44,9 @@ def route(config: ModelConfig, scores_NE: Tensor, bias_E: Tensor) -> Routing:
 
 def expert_counts(experts_NK: Tensor, real_N: Tensor, experts: int) -> Tensor:
     """int32 [E]: how many of the real tokens (bool [N]) chose each expert."""
-    ids = tf.where(real_N[:, None], experts_NK, experts)
-    return tf.math.bincount(tf.reshape(ids, [-1]), minlength=experts + 1, maxlength=experts + 1)[:experts]
+    # Not by tf.math.bincount, which computes how many bins there are, and XLA must know; negative ids count for none.
+    ids = tf.where(real_N[:, None], experts_NK, -1)
+    return tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, experts)
 
 
 def balance_loss(config: ModelConfig, scores_NE: Tensor, real_BT: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import tensorflow as tf  # type: ignore[import-untyped]
 
 from trainer.config import ModelConfig
+from trainer.model.dispatch import Exchange, LocalExchange
 from trainer.model.ffn import DenseFeedForward
 from trainer.model.init import Variables
 from trainer.model.linear import Linear, PlainLinear, Tensor, matmul
 from trainer.model.loss import head_loss
 from trainer.model.mla import LatentAttention
-from trainer.model.moe import Exchange, ExpertFeedForward, Load, LocalExchange
+from trainer.model.moe import ExpertFeedForward, Load
 from trainer.model.mtp import Join, same_segment, shifted
 from trainer.model.norm import rms_norm
 from trainer.model.rope import Rotation, rotation
@@ -52,6 +53,7 @@ class LossOutput(NamedTuple):
     auxiliary loss, summed over MoE layers, mean over sequences; tokens: labels in main, int64.
     component_losses, component_tokens: float32 [C], sums of cross-entropy and counts of labels of main, a component.
     expert_counts: int32 [MoE layers, E], of real tokens, MTP modules' layers last.
+    left_out: int32, choices of experts that found no place, over all layers: where it is not 0, the rest is of no use.
     """
 
     total: Tensor
@@ -62,6 +64,7 @@ class LossOutput(NamedTuple):
     component_losses: Tensor
     component_tokens: Tensor
     expert_counts: Tensor
+    left_out: Tensor
 
 
 class Layer(tf.Module):
@@ -199,6 +202,7 @@ class Model(tf.Module):
             component_losses=tf.math.unsorted_segment_sum(tf.reduce_sum(each_BT * weights[0], axis=1), ids, components),
             component_tokens=tf.math.unsorted_segment_sum(tf.reduce_sum(weights[0], axis=1), ids, components),
             expert_counts=self._counts(loads),
+            left_out=tf.convert_to_tensor(sum(load.left_out for load in loads)),
         )
 
     def _main(

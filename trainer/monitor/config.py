@@ -75,15 +75,27 @@ class AlertsConfig(Strict):
         return self
 
 
+class ProfileConfig(Strict):
+    """Which steps TensorFlow's profiler traces in process 0: `steps` of them, the first being step `from_step`.
+
+    Not the first step of a process, in which TensorFlow makes its graph.
+    """
+
+    from_step: int = Field(ge=1)
+    steps: int = Field(default=3, ge=1)
+
+
 class MonitorConfig(Strict):
     """What is measured beside each step.
 
     every: steps between two records of performance, norms among them.
     system: seconds between two records of the machine and its devices.
     peak_flops: of one device, FLOP/s in the precision trained with; None: model FLOPs utilisation is left out.
+    profile: None: nothing is profiled.
     """
 
     every: int = Field(default=10, ge=1)
     system: float = Field(default=10.0, gt=0)
     peak_flops: float | None = Field(default=None, gt=0)
+    profile: ProfileConfig | None = None
     alerts: AlertsConfig = AlertsConfig()

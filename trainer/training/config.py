@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -92,6 +92,7 @@ class RunConfig(Strict):
     initial: a folder in Hugging Face's format whose weights the run begins with; the architecture must be the same.
     precision: of matrix products (docs/fp8.md). Weights, sums and what is sensitive are float32 with each.
     recompute: make activations again in the backward pass instead of keeping them.
+    shapes: static: experts have a fixed number of rows and XLA compiles the step (docs/mesh.md); one process only.
     mesh: the processes that train together; each is started on its own (docs/mesh.md).
     microbatch: sequences whose activations exist at a time in a process; None: its whole part of the batch.
     ema: an exponential moving average of the weights, kept on the host beside them; None: none (docs/optimizer.md).
@@ -113,6 +114,7 @@ class RunConfig(Strict):
     initial: str | None = None
     precision: Precision = "float32"
     recompute: bool = False
+    shapes: Literal["dynamic", "static"] = "dynamic"
     schedules: Schedules
     mesh: MeshConfig = MeshConfig()
     microbatch: int | None = Field(default=None, ge=1)
@@ -140,6 +142,14 @@ class RunConfig(Strict):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"every stage needs a name of its own; these are {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _static_is_alone(self) -> Self:
+        if self.shapes == "static" and self.mesh.processes > 1:
+            raise ValueError(
+                f"shapes: static is for one process, and the mesh has {self.mesh.processes}: leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -192,7 +202,7 @@ def model_config(config: RunConfig, shards: Shards, origin: str = "model") -> Mo
     """The architecture the run trains on a view.
 
     Raises:
-        Refused, naming `origin`: the architecture, a batch or a microbatch does not fit itself or the view; says what would.
+        Refused, naming `origin`: the architecture, a batch or a microbatch does not fit itself or the view.
     """
     info = shards.tokenizer
     model = architecture(config, origin, vocab_size=info.vocab_size, bos_token_id=info.begin, eos_token_id=info.end)
@@ -209,8 +219,8 @@ def model_config(config: RunConfig, shards: Shards, origin: str = "model") -> Mo
         )
     if model.max_position_embeddings < length:
         raise Refused(
-            f"{origin}.max_position_embeddings is {model.max_position_embeddings}, but {shards.folder} has sequences of "
-            f"{length}: give {length} or more, or a shorter view"
+            f"{origin}.max_position_embeddings is {model.max_position_embeddings}, but {shards.folder} has sequences "
+            f"of {length}: give {length} or more, or a shorter view"
         )
     return model
 

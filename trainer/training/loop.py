@@ -21,6 +21,7 @@ from trainer.exchange import CONFIG, MODEL_FOLDER
 from trainer.hf import save_pretrained
 from trainer.mesh import Mesh
 from trainer.monitor.monitor import Monitor
+from trainer.monitor.profiler import Profiler
 from trainer.plan.parameters import parameters
 from trainer.text import save_tokenizer
 from trainer.training.config import CacheConfig, RunConfig
@@ -35,7 +36,7 @@ from trainer.training.trainer import Trainer
 from trainer.training.validation import Validation
 from trainer.training.watchdog import Watchdog
 
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+METRICS, TENSORBOARD, PROFILE = "metrics.jsonl", "tensorboard", "profile"
 
 
 def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
@@ -238,7 +239,10 @@ def _opened(
         terminal.say(f"{again} steps after step {start.step} were not saved and are made again")
     journal = stack.enter_context(closing(Journal(output / METRICS)))
     board = stack.enter_context(closing(TensorBoard(output / TENSORBOARD, start.step)))
-    return [terminal, journal, board, *callbacks], terminal.say
+    told: list[Callback] = [terminal, journal, board]
+    if config.monitor.profile is not None:
+        told.append(stack.enter_context(closing(Profiler(config.monitor.profile, output / PROFILE))))
+    return [*told, *callbacks], terminal.say
 
 
 def _nothing(sentence: str) -> None:

@@ -39,6 +39,7 @@ _MAY_CHANGE = {
     "output",
     "recompute",
     "recovery",
+    "shapes",
     "stages",
     "step_timeout",
     "stop",

@@ -20,6 +20,7 @@ from trainer.config import ModelConfig
 from trainer.hf import load_pretrained
 from trainer.mesh import Mesh
 from trainer.model import Model
+from trainer.model.static import StaticExchange
 from trainer.precision import linear_for
 from trainer.schedules import Settings
 from trainer.step import StepOutput, TrainStep, optimizer_of
@@ -84,7 +85,7 @@ class Trainer:
         self.begin = begin
         self.config, self.shards, self.mesh = config, shards, mesh or Mesh()
         linear = linear_for(config.precision)
-        exchange = self.mesh.exchange(architecture)
+        exchange = StaticExchange() if config.shapes == "static" else self.mesh.exchange(architecture)
         self.model = Model(architecture, config.seed, linear, config.recompute, exchange)
         if config.initial is not None:
             _take_weights(self.model, config.initial)

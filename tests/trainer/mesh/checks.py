@@ -124,7 +124,7 @@ def exchange_of(exchange: ExpertExchange, experts: int, dtype: Any) -> Any:
     def graph(x: Any, weights: Any, dy: Any, chosen: Any) -> tuple[Any, ...]:
         with tf.GradientTape() as tape:
             tape.watch([x, weights])
-            rows, counts, state = exchange.dispatch(tf.cast(x, dtype), chosen, experts)
+            rows, counts, state, _ = exchange.dispatch(tf.cast(x, dtype), chosen, experts)
             assert rows.dtype == dtype
             factors = tf.repeat(tf.range(held.start + 1.0, held.stop + 1.0), counts)
             y = exchange.combine(rows * tf.cast(factors, dtype)[:, None], weights, state)

@@ -23,7 +23,7 @@ from trainer.mesh.collectives import Alone, Group, run_time_size
 from trainer.mesh.self_test import self_test
 from trainer.mesh.shards import Rows
 from trainer.model import Model
-from trainer.model.moe import LocalExchange
+from trainer.model.dispatch import LocalExchange
 from trainer.optimizer import OptimizerConfig
 from trainer.step import TrainStep, optimizer_of
 
