@@ -83,6 +83,43 @@ def parser() -> argparse.ArgumentParser:
         "--shard-bytes", type=int, default=5_000_000_000, help="at most so many bytes a file (default: %(default)s)"
     )
 
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="loss by component and position, and retrieval, on held-out records",
+        description="Write evaluation.json and evaluation.html, a page of plots: loss and perplexity of each component "
+        "by position, and the share of pass keys found by length and depth. docs/evaluation.md defines both.",
+    )
+    evaluate.add_argument("directory", metavar="DIR", help="the output folder of a run, or the folder of a model")
+    evaluate.add_argument(
+        "--data",
+        metavar="VIEW",
+        action="append",
+        default=[],
+        help="on this view; may be given several times (default: those of the run's config)",
+    )
+    evaluate.add_argument(
+        "--step",
+        "--checkpoint",
+        type=int,
+        metavar="STEP",
+        help="of this checkpoint; default: the trained model, or the newest",
+    )
+    evaluate.add_argument("--output", metavar="FOLDER", help="write there (default: DIR)")
+    evaluate.add_argument(
+        "--records", type=int, default=64, help="of a component, at most; 0: all (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--depths", type=int, default=11, help="of the needle, from 0 to 100 %% (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--samples", type=int, default=10, help="haystacks of each length and depth; 0: none (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--document-masking",
+        action=argparse.BooleanOptionalAction,
+        help="whether tokens see only their own document (default: as the run trained; with)",
+    )
+
     plan = commands.add_parser(
         "plan",
         help="what a config would cost on a mesh of devices, by arithmetic",
@@ -144,10 +181,8 @@ def _dispatch(parsed: argparse.Namespace) -> int:
         import tensorflow as tf  # type: ignore[import-untyped]  # noqa: PLC0415
 
         tf.config.list_physical_devices()  # looks for devices, and says what it misses
-    if parsed.command == "generate":
-        from trainer.generate import print_generated  # noqa: PLC0415
-
-        print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed, parsed.step)
+    if parsed.command in ("generate", "evaluate"):
+        (_generate if parsed.command == "generate" else _evaluate)(parsed)
         return 0
     if parsed.command in ("import", "export"):
         from trainer.exchange import export_model, import_model  # noqa: PLC0415
@@ -177,3 +212,19 @@ def _dispatch(parsed: argparse.Namespace) -> int:
     stop_without_launcher()
     run(load_run_config(parsed.config, data=parsed.data, output=parsed.output))
     return 0
+
+
+def _generate(parsed: argparse.Namespace) -> None:
+    from trainer.generate import print_generated  # noqa: PLC0415
+
+    print_generated(parsed.directory, parsed.prompt, parsed.tokens, parsed.temperature, parsed.seed, parsed.step)
+
+
+def _evaluate(parsed: argparse.Namespace) -> None:
+    from schemas import yaml_config  # noqa: PLC0415
+    from trainer.evaluation.config import EvaluationConfig  # noqa: PLC0415
+    from trainer.evaluation.evaluate import evaluate_folder  # noqa: PLC0415
+
+    asked = {"records": parsed.records or None, "depths": parsed.depths, "samples": parsed.samples}
+    size = yaml_config.parse(EvaluationConfig, asked, "evaluate")
+    print(evaluate_folder(parsed.directory, parsed.data, parsed.output, size, parsed.step, parsed.document_masking))

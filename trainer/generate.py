@@ -74,7 +74,7 @@ def print_generated(
     if tokens < 1 or temperature < 0:
         raise Refused(f"--tokens {tokens} --temperature {temperature}: give 1 or more, and 0 or more")
     model, place, _ = read_model(folder, step)
-    text = Text(place)
+    text = Text.load(place)
     print(prompt, end="", flush=True)
     shown = ""
     made: list[int] = []

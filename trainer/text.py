@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 import sentencepiece
 
-from loader.view import View
+from loader import Shards
+from loader.view import View, view_of
 from loader.vocabulary import Vocabulary, model_of
 from schemas import manifest
 from schemas.errors import Refused
@@ -22,17 +24,25 @@ _SPACE = "\u2581"
 
 
 class Text:
-    """The lossless codec of `docs/tokenizer.md`, for a prompt. Raises Refused if there is no tokenizer in `folder`."""
+    """The lossless codec of `docs/tokenizer.md`, for a prompt. data: a SentencePiece model, read from `origin`.
 
-    def __init__(self, folder: str | Path) -> None:
+    Raises Refused if data is no model, or not the one that info is of.
+    """
+
+    def __init__(self, data: bytes, info: TokenizerInfo, origin: str) -> None:
+        self.info = info
+        self._vocabulary = Vocabulary(data, info, origin)
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
+        self._symbol = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """That of a folder. Raises Refused if there is none."""
         try:
             data = (Path(folder) / MODEL).read_bytes()
         except OSError as error:
             raise Refused(f"{folder}: has no {MODEL} ({error.strerror}), which turns text into tokens") from None
-        self.info = manifest.load(TokenizerInfo, Path(folder) / INFO)
-        self._vocabulary = Vocabulary(data, self.info, str(Path(folder) / MODEL))
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
-        self._symbol = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+        return cls(data, manifest.load(TokenizerInfo, Path(folder) / INFO), str(Path(folder) / MODEL))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without begin and end."""
@@ -46,6 +56,20 @@ class Text:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens; special tokens stand for none."""
         return self._vocabulary.text(ids)
+
+
+def text_beside(folder: str | Path) -> Text | None:
+    """The tokenizer in a folder; None where there is none."""
+    return Text.load(folder) if (Path(folder) / MODEL).exists() else None
+
+
+def text_of(shards: Shards) -> Text | None:
+    """The tokenizer of the run a view lies in; None where it lies in no run, or elsewhere than on this machine."""
+    if "://" in shards.folder:
+        return None
+    view = view_of(Path(shards.folder), shards.manifest)
+    data = model_of(view)
+    return None if data is None else Text(data, shards.tokenizer, f"{view.run}/tokenizer/{MODEL}")
 
 
 def save_tokenizer(view: View, folder: str | Path) -> bool:

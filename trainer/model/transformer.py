@@ -136,15 +136,21 @@ class Model(tf.Module):
         self.expert_names = frozenset(variables.expert_names)
 
     def __call__(
-        self, tokens_BT: Tensor, segment_ids_BT: Tensor | None = None, positions_BT: Tensor | None = None
+        self,
+        tokens_BT: Tensor,
+        segment_ids_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        last: int | None = None,
     ) -> ModelOutput:
         """Logits of the next token at each position, by the main model.
 
         tokens_BT: int32, static shape. segment_ids_BT: int32, 0 for padding; attention stays within a segment; None:
-        all one. positions_BT: int32; None: 0, 1, …
+        all one. positions_BT: int32; None: 0, 1, … last: logits of so many last positions only; None: of all.
         """
         tokens_BT = tf.convert_to_tensor(tokens_BT)
         x_BTD, loads, _ = self._main(tokens_BT, segment_ids_BT, positions_BT)
+        if last is not None:
+            x_BTD = x_BTD[:, -last:]
         normed_BTD = rms_norm(x_BTD, self.norm, self.config.rms_norm_eps, self.linear.dtype)
         logits = matmul(
             tf.reshape(normed_BTD, [-1, self.config.hidden_size]),
@@ -153,9 +159,20 @@ class Model(tf.Module):
             dtype=tf.float32,
         )
         return ModelOutput(
-            tf.reshape(logits, [*tokens_BT.shape, self.config.vocab_size]),
+            tf.reshape(logits, [*x_BTD.shape[:2], self.config.vocab_size]),
             self._counts(loads),
         )
+
+    def cross_entropy(
+        self, tokens: Tensor, segment_ids: Tensor, positions: Tensor, loss_mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """That of each token from the second on, by the main model, float32 [B, T]; and 1 where it is a label in
+        `loss`, else 0. Arguments as in `loss`; no gradient.
+        """
+        (weights_BT,) = label_weights(segment_ids, loss_mask, 0)
+        x_BTD, _, _ = self._main(tokens[:, :-1], segment_ids[:, :-1], positions[:, :-1])
+        _, each_BT = self._predict(x_BTD, self.norm, tokens, 1, weights_BT)
+        return each_BT, weights_BT
 
     def loss(
         self,

@@ -189,7 +189,7 @@ def test_two_processes_report_what_one_does(
 
 
 def test_prompts_are_encoded_as_documents_were(finished: tuple[Trainer, Told, Path], small_run: Path) -> None:
-    text = Text(finished[2] / "model")
+    text = Text.load(finished[2] / "model")
     codec = Tokenizer.load(small_run / "tokenizer/tokenizer.model")
     for sample in (
         "def main():\n\treturn 1",
@@ -205,7 +205,7 @@ def test_prompts_are_encoded_as_documents_were(finished: tuple[Trainer, Told, Pa
 
 def test_generation_follows_the_model(finished: tuple[Trainer, Told, Path]) -> None:
     trainer, _, output = finished
-    text = Text(output / "model")
+    text = Text.load(output / "model")
     made = list(generate(trainer.model, text, "def ", 5, temperature=0))
     ids = [text.info.begin, *text.encode("def ")]
     for token in made:

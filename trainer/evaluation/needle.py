@@ -1,0 +1,175 @@
+"""Retrieval: a pass key said once in a long text, and asked for at its end.
+
+    begin, text, "\\nThe pass key of amber is 4821.\\n", text, "\\nThe pass key of amber is" -> " 4821"
+
+The key is found where each of its tokens is the likeliest one after those before it, which is when greedy generation
+would write it. It is one of 10,000, so guessing does not help. The text is held out. Text, names and keys are the same
+for the same view.
+
+B: haystacks of a batch, T: tokens of one, A: tokens of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import tensorflow as tf  # type: ignore[import-untyped]
+
+from loader import Shards
+from loader.cache import ShardCache
+from loader.files import Lease
+from schemas.permutation import IntArray
+from trainer.evaluation.results import Retrieval
+from trainer.mesh import Mesh
+from trainer.model import Model
+from trainer.model.linear import Tensor
+from trainer.text import Text
+
+SENTENCE = "The pass key of {name} is {key}.\n"
+KEYS = 10_000
+_WORDS = """
+acorn amber anvil apple arrow aspen badger bamboo banner barley basin beacon birch bishop bronze canyon carbon castle
+cedar cherry cinder cobalt comet copper coral cotton crane crystal dagger dahlia delta desert dolphin eagle ebony ember
+falcon feather fennel ferry flint forest fossil galaxy garnet ginger glacier granite harbor hazel heron hickory indigo
+iris ivory jade jasmine jasper juniper kernel kettle lagoon lantern laurel lemon lilac linen lotus magnet maple marble
+meadow mercury mirror nectar nickel nutmeg oasis ocean olive onyx opal orchid otter oyster paper pearl pebble pepper
+pine planet plum poplar prairie quartz quill rabbit raven river rocket ruby saddle saffron salmon sapphire silver spruce
+summit thistle thunder tiger topaz tulip tundra turtle umber valley velvet violet walnut willow winter zephyr zinc
+""".split()  # noqa: SIM905
+NAMES, TRAINING_NAMES = _WORDS[::8], [word for number, word in enumerate(_WORDS) if number % 8]
+"""Names that are asked for, and names for training data (benchmarks/needles.py): none is in both."""
+
+
+class Unsuited(Exception):
+    """Why haystacks cannot be made."""
+
+
+@dataclass(frozen=True)
+class Needle:
+    """Tokens of the sentence with its key, of the question, and of the answer to it."""
+
+    sentence: list[int]
+    question: list[int]
+    answer: list[int]
+
+
+def needle(text: Text, name: str, key: int) -> Needle:
+    """Raises Unsuited where no question ends before the key: where its tokens depend on the text before it."""
+    sentence = text.encode("\n" + SENTENCE.format(name=name, key=f"{key:04}"))
+    question = text.encode("\n" + SENTENCE.partition(" {key}")[0].format(name=name))
+    said = text.encode("\n" + SENTENCE.partition(".")[0].format(name=name, key=f"{key:04}"))
+    if said[: len(question)] != question or sentence[: len(said)] != said:
+        raise Unsuited(f"the tokenizer cuts {text.decode(said)!r} elsewhere than before the key and after it")
+    return Needle(sentence, question, said[len(question) :])
+
+
+@dataclass(frozen=True)
+class Haystacks:
+    """Haystacks of a view's held-out text. length: tokens that the model reads of each; depths: how many."""
+
+    shards: Shards
+    text: Text
+    length: int
+    depths: int
+    samples: int
+    cache: ShardCache | None = None
+
+    @property
+    def count(self) -> int:
+        """How many there are: for each depth `samples`."""
+        return self.depths * self.samples
+
+    @cached_property
+    def needles(self) -> list[Needle]:
+        """One for each sample, asked for at every depth. All answers have the same number of tokens.
+
+        Raises Unsuited.
+        """
+        random = np.random.default_rng(self.length)
+        found = [needle(self.text, str(random.choice(NAMES)), int(random.integers(KEYS))) for _ in range(self.samples)]
+        if len({len(each.answer) for each in found}) > 1:
+            raise Unsuited("keys of four digits do not all have the same number of tokens")
+        longest = max(len(each.sentence) + len(each.question) for each in found)
+        if 2 * longest > self.length:
+            raise Unsuited(f"{self.length} tokens have no room for {longest} of needle and question among text")
+        return found
+
+    @cached_property
+    def filler(self) -> IntArray:
+        """Tokens of held-out records of the order's first component that has some, without special ones.
+
+        Raises Unsuited.
+        """
+        name = next((name for name in self.shards.components if name in self.shards.validation), None)
+        if name is None:
+            raise Unsuited("the view holds nothing out")
+        wanted = 2 * self.length
+        lease = None if self.cache is None else Lease(self.cache)
+        data = self.shards.dataset(1, split="validation", component=name, fields=["tokens"], cache=lease)
+        parts: list[IntArray] = []
+        for batch in data.take(-(-2 * wanted // self.shards.sequence_length)):
+            tokens = batch["tokens"].numpy()[0].astype(np.int64)
+            parts.append(tokens[~np.isin(tokens, self._special)])
+        if lease is not None:
+            lease.close()
+        found = np.concatenate(parts)
+        if not len(found):
+            raise Unsuited(f"held-out records of {name} have no text")
+        return np.resize(found, max(len(found), wanted))  # said again from its beginning where it is too short
+
+    @property
+    def _special(self) -> list[int]:
+        info = self.shards.tokenizer
+        return [info.begin, info.end, info.pad, info.fim_begin, info.fim_hole, info.fim_end]
+
+    def haystack(self, number: int) -> tuple[IntArray, int]:
+        """The number-th, int64 [length + 1] with the answer at its end, and which depth it has."""
+        depth, sample = divmod(number, self.samples)
+        each = self.needles[sample]
+        room = self.length + 1 - 1 - len(each.sentence) - len(each.question) - len(each.answer)
+        begin = sample * (len(self.filler) - room) // max(self.samples - 1, 1)
+        text = self.filler[begin : begin + room]
+        before = round(room * depth / (self.depths - 1))
+        parts = [[self.shards.tokenizer.begin], text[:before], each.sentence, text[before:], each.question, each.answer]
+        return np.concatenate([np.asarray(part, np.int64) for part in parts]), depth
+
+    def batches(self, rows: int, rank: int, processes: int) -> Iterator[tuple[IntArray, IntArray]]:
+        """A process's haystacks, [rows, length + 1], and their depths, -1 for those that fill up the last batch."""
+        step = rows * processes
+        for first in range(0, self.count, step):
+            numbers = range(first + rank * rows, first + (rank + 1) * rows)
+            made = [self.haystack(min(number, self.count - 1)) for number in numbers]
+            depths = [depth if number < self.count else -1 for number, (_, depth) in zip(numbers, made, strict=True)]
+            yield np.stack([tokens for tokens, _ in made]), np.array(depths, np.int64)
+
+
+def retrieval(model: Model, haystacks: Haystacks, mesh: Mesh, rows: int, alive: Callable[[], None]) -> Retrieval:
+    """Shares of the keys that the model finds, by depth; `rows` haystacks at a time in each process of a mesh, all of
+    which call it. Says why where the tokenizer or the view is unsuited.
+    """
+    depths = [depth / (haystacks.depths - 1) for depth in range(haystacks.depths)]
+    try:
+        answer = len(haystacks.needles[0].answer) if haystacks.samples else 0
+        if not answer:
+            raise Unsuited("no samples are asked for")
+        haystacks.filler  # noqa: B018  (whether there is some)
+    except Unsuited as error:
+        return Retrieval(haystacks.length, [], [], 0, str(error))
+
+    @tf.function(autograph=False)
+    def found(tokens: Tensor, depth: Tensor) -> Tensor:
+        tokens.set_shape([rows, haystacks.length + 1])
+        logits = model(tokens[:, :-1], last=answer).logits
+        right_BA = tf.argmax(logits, axis=-1, output_type=tf.int32) == tokens[:, -answer:]
+        right_B = tf.cast(tf.reduce_all(right_BA, axis=1), tf.float32)
+        return mesh.all.total(tf.math.unsorted_segment_sum(right_B, depth, haystacks.depths))
+
+    sums = np.zeros(haystacks.depths)
+    for tokens, depth in haystacks.batches(rows, mesh.rank, mesh.processes):
+        with mesh.watched("evaluation"):
+            sums += found(tf.constant(tokens, tf.int32), tf.constant(depth, tf.int32)).numpy()
+        alive()
+    return Retrieval(haystacks.length, depths, [float(each) for each in sums / haystacks.samples], haystacks.samples)
