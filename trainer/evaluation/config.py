@@ -8,7 +8,7 @@ from trainer.config import Strict
 
 
 class EvaluationConfig(Strict):
-    """Evaluations of a run with stages, after each stage, on the views of all of them (docs/evaluation.md).
+    """How much of each view (docs/evaluation.md).
 
     records: held-out records of a component of each view, at most, rounded up to whole batches; None: all.
     depths: places of the needle in a haystack, evenly from 0 % to 100 %.

@@ -1,4 +1,4 @@
-"""A model evaluated on views: what `python -m trainer evaluate` and a run's stages do (docs/evaluation.md)."""
+"""A model evaluated on views: what `python -m trainer evaluate` does (docs/evaluation.md)."""
 
 from __future__ import annotations
 
