@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,24 +150,31 @@ def done_put(request: Any) -> Any:
 
 @pytest.mark.slow
 def test_killed_in_every_stage_the_bytes_are_the_same(corpus: Corpus, proxy: Proxy, emulator: int) -> None:
+    """Driver and workers die while the first file of a stage is on its way."""
     output = f"{PREFIX}/killed"
-    kills = 0
     for folder in ("documents/code/documents", "tokens/prose", "shards/64/train"):
+        came, killed = threading.Event(), threading.Event()
+
+        def choose(
+            kind: str, name: str, folder: str = folder, came: threading.Event = came, killed: threading.Event = killed
+        ) -> str:
+            if kind != "put" or not name.startswith(f"killed/{folder}"):
+                return ""
+            came.set()
+            killed.wait(120)
+            return "drop"
+
+        proxy.choose = choose
         process = subprocess.Popen(
             command(corpus.remote, output, "--direct_num_workers=2"), cwd=ROOT, stderr=subprocess.DEVNULL
         )
-        until = time.monotonic() + 120
-        start = len(proxy.requests)
-        while process.poll() is None and time.monotonic() < until:
-            names = [request.name for request in proxy.requests[start:] if request == done_put(request)]
-            if any(name.startswith(f"killed/{folder}") for name in names):
-                for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-                    child.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.002)
+        assert came.wait(300), f"nothing was put to {folder}"
+        for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        killed.set()
         process.wait()
-    assert kills == 3
+    proxy.choose = lambda kind, name: ""
     run(corpus.remote, output)
     assert same_but_roots(hashes(emulator, output), corpus.made)
 
