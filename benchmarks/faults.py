@@ -98,7 +98,7 @@ class Run:
             "validation": {"every": 250, "records": 256},
             "checkpoints": {"every": SAVED_EVERY, "keep": 4},
             "log_every": 100,
-            "step_timeout": 60,
+            "step_timeout": 180,  # the first step is traced meanwhile
         }
         (folder / "train.yaml").write_text(dump_yaml(config))
         given = {"rank": 1, "told": str(self.told), **(faults or {})}
@@ -254,15 +254,17 @@ def disturb(run: Run, every: int) -> list[tuple[str, float, int]]:
     """To the end, with all faults; for each its name, when it came, and how many steps were kept then."""
     act, found = outside(run), []
     for number, name in enumerate(FAULTS):
-        while run.look().step < (number + 1) * every - (name in INSIDE):
-            time.sleep(POLL)
-        before, kept = time.time(), run.look().highest
         if name in INSIDE:
-            while not (told := [line for line in lines(run.told) if line["time"] > before - 5]):
+            # By its position: after batches that were stepped over, steps and positions no longer go together.
+            position = (number + 1) * every * BATCH
+            while not (told := [line for line in lines(run.told) if line["position"] == position]):
                 run.look()
                 time.sleep(POLL)
-            before = told[0]["time"]
+            before, kept = told[0]["time"], run.look().highest
         else:
+            while run.look().step < (number + 1) * every:
+                time.sleep(POLL)
+            before, kept = time.time(), run.look().highest
             act[name]()
         found.append((name, before, kept))
         print(f"step {(number + 1) * every}: {name}", file=sys.stderr, flush=True)
