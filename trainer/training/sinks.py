@@ -169,7 +169,7 @@ class Terminal(Callback):
 
     def on_stage_end(self, record: StageRecord) -> None:
         """As `Callback`."""
-        self.say(f"stage {record.name} is done: {record.step} steps over {record.tokens:,} tokens")
+        self.say(f"done: {record.step} steps over {record.tokens:,} tokens in sequences of {record.length:,}")
 
     def close(self) -> None:
         """Take the bar away."""
