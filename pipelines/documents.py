@@ -45,6 +45,13 @@ def kept_documents(run: Run, task: int, columns: list[str]) -> Iterator[pa.Table
         yield table.filter(pa.array(~np.isin(rows, dropped)))
 
 
+def checked_files(run: Run, folder: str, component: str) -> StageManifest:
+    """The manifest of an input whose files are checked, and stated for the workers. Raises as `stages.check_files`."""
+    whole = stages.check_files(run, folder, component)
+    state_files(run, folder, component, whole)
+    return whole
+
+
 def state_files(run: Run, folder: str, component: str, whole: StageManifest) -> None:
     """Write, for workers, the sha256 of the file of each unit that they will read; before the step that does."""
     stated = {file.path: file.sha256 for file in whole.files}

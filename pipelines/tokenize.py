@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipelines import stages
-from pipelines.documents import kept_documents, state_files
+from pipelines.documents import checked_files, kept_documents
 from pipelines.jobs import Each, Run, run_steps
 from pipelines.keys import document_keys
 from pipelines.plan import read_index
@@ -169,10 +169,9 @@ def run(context: Context) -> None:
     tokenizer = stages.check_files(context.run, "tokenizer")
     prints: dict[str, str] = {}
     for name in plan.by_component:
-        for folder in ("documents", "dedup"):
-            whole = stages.check_files(context.run, folder, name)
-            state_files(context.run, folder, name, whole)
-        prints[name] = fingerprint(config, name, whole.fingerprint, tokenizer.fingerprint)
+        checked_files(context.run, "documents", name)
+        drops = checked_files(context.run, "dedup", name)
+        prints[name] = fingerprint(config, name, drops.fingerprint, tokenizer.fingerprint)
     due = [name for name in prints if not stages.is_done(context.run, "tokens", name, prints[name])]
     folders = {name: stages.work_folder(f"tokenize-{name}", prints[name]) for name in due}
     todo = [task for name in due for task in stages.unfinished(context.run, folders[name], plan.by_component[name])]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import stages
-from pipelines.documents import state_files
+from pipelines.documents import checked_files
 from pipelines.jobs import Each, Exchange, run_steps
 from pipelines.shard.layout import PackUnit, validation_threshold
 from pipelines.shard.write import FIRST, MIX, SPLITS, Mix, ShardWriter, read_mix
@@ -81,9 +81,7 @@ def run(context: Context) -> None:
     Raises:
         TokenmillError: a component has too little for the mixture, or an input is not what its manifest says.
     """
-    tokens = {name: stages.check_files(context.run, "tokens", name) for name in context.plan.by_component}
-    for name, whole in tokens.items():
-        state_files(context.run, "tokens", name, whole)
+    tokens = {name: checked_files(context.run, "tokens", name) for name in context.plan.by_component}
     for length in context.config.shard.sequence_lengths:
         expected = fingerprint(context.config, length, {name: whole.fingerprint for name, whole in tokens.items()})
         done = read_view(context.run, length)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import stages
-from pipelines.documents import kept_documents, state_files
+from pipelines.documents import checked_files, kept_documents
 from pipelines.jobs import Each, Run, run_steps
 from pipelines.keys import document_keys
 from pipelines.parquet import read_table
@@ -113,10 +113,8 @@ def run(context: Context) -> None:
     config, plan = context.config, context.plan
     drops: dict[str, str] = {}
     for name in plan.by_component:
-        for folder in ("documents", "dedup"):
-            whole = stages.check_files(context.run, folder, name)
-            state_files(context.run, folder, name, whole)
-        drops[name] = whole.fingerprint
+        checked_files(context.run, "documents", name)
+        drops[name] = checked_files(context.run, "dedup", name).fingerprint
     expected = fingerprint(config, next(iter(drops.values())))
     done = stages.read_manifest(context.run, "tokenizer")
     if done is not None and done.fingerprint == expected:
