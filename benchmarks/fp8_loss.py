@@ -29,6 +29,7 @@ import tensorflow as tf
 
 from loader import Shards
 from trainer.config import Precision
+from trainer.held_out import HeldOut
 from trainer.training.config import RunConfig, model_config
 from trainer.training.trainer import Trainer
 from trainer.training.validation import Validation
@@ -62,7 +63,7 @@ def train(shards: Shards, policy: Precision, seed: int) -> dict[str, Any]:
     chosen = settings(shards.sequence_length, policy, seed)
     config = RunConfig.model_validate({"data": shards.folder, "output": "nothing is written", **chosen})
     trainer = Trainer(config, shards, model_config(config, shards))
-    held_out = Validation(trainer.model, shards, trainer.mesh, HELD_OUT, HELD_OUT, True, lambda: None)
+    held_out = Validation(trainer.model, HeldOut(shards, trainer.mesh, HELD_OUT, HELD_OUT, True, lambda: None))
     losses, evaluations, seconds = [], [], []
     for step in range(1, STEPS + 1):
         record = trainer.step()

@@ -181,37 +181,40 @@ def _dispatch(parsed: argparse.Namespace) -> int:
         import tensorflow as tf  # type: ignore[import-untyped]  # noqa: PLC0415
 
         tf.config.list_physical_devices()  # looks for devices, and says what it misses
-    if parsed.command in ("generate", "evaluate"):
-        (_generate if parsed.command == "generate" else _evaluate)(parsed)
-        return 0
-    if parsed.command in ("import", "export"):
-        from trainer.exchange import export_model, import_model  # noqa: PLC0415
+    _COMMANDS[parsed.command](parsed)
+    return 0
 
-        if parsed.command == "import":
-            print(import_model(parsed.source, parsed.target))
-        else:
-            print(
-                export_model(parsed.directory, parsed.target, parsed.dtype, parsed.shard_bytes, parsed.step, parsed.ema)
-            )
-        return 0
+
+def _import(parsed: argparse.Namespace) -> None:
+    from trainer.exchange import import_model  # noqa: PLC0415
+
+    print(import_model(parsed.source, parsed.target))
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    from trainer.exchange import export_model  # noqa: PLC0415
+
+    print(export_model(parsed.directory, parsed.target, parsed.dtype, parsed.shard_bytes, parsed.step, parsed.ema))
+
+
+def _plan(parsed: argparse.Namespace) -> None:
+    from trainer.plan.report import print_plan  # noqa: PLC0415
     from trainer.training.config import load_run_config  # noqa: PLC0415
+    from trainer.training.stages import config_of  # noqa: PLC0415
 
-    if parsed.command == "plan":
-        from trainer.plan.report import print_plan  # noqa: PLC0415
+    config = load_run_config(parsed.config)
+    if parsed.stage is not None:
+        config = config_of(config, parsed.stage)
+    print_plan(config, parsed.mesh, parsed.device, parsed.sequence_length, parsed.json)
 
-        config = load_run_config(parsed.config)
-        if parsed.stage is not None:
-            from trainer.training.stages import config_of  # noqa: PLC0415
 
-            config = config_of(config, parsed.stage)
-        print_plan(config, parsed.mesh, parsed.device, parsed.sequence_length, parsed.json)
-        return 0
+def _run(parsed: argparse.Namespace) -> None:
     from trainer import run  # noqa: PLC0415
+    from trainer.training.config import load_run_config  # noqa: PLC0415
     from trainer.training.interruption import stop_without_launcher  # noqa: PLC0415
 
     stop_without_launcher()
     run(load_run_config(parsed.config, data=parsed.data, output=parsed.output))
-    return 0
 
 
 def _generate(parsed: argparse.Namespace) -> None:
@@ -228,3 +231,14 @@ def _evaluate(parsed: argparse.Namespace) -> None:
     asked = {"records": parsed.records or None, "depths": parsed.depths, "samples": parsed.samples}
     size = yaml_config.parse(EvaluationConfig, asked, "evaluate")
     print(evaluate_folder(parsed.directory, parsed.data, parsed.output, size, parsed.step, parsed.document_masking))
+
+
+_COMMANDS = {
+    "evaluate": _evaluate,
+    "export": _export,
+    "generate": _generate,
+    "import": _import,
+    "plan": _plan,
+    "run": _run,
+}
+"""Those that need TensorFlow."""

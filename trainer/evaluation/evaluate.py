@@ -19,9 +19,10 @@ from schemas.errors import Refused
 from trainer.evaluation.config import EvaluationConfig
 from trainer.evaluation.needle import Haystacks, retrieval
 from trainer.evaluation.page import page
-from trainer.evaluation.positions import LossByPosition, weighted
+from trainer.evaluation.positions import LossByPosition
 from trainer.evaluation.results import Evaluation, Retrieval, ViewResult
 from trainer.exchange import CONFIG, read_model
+from trainer.held_out import HeldOut, weighted
 from trainer.mesh import Mesh
 from trainer.model import Model
 from trainer.text import Text, text_beside, text_of
@@ -59,8 +60,9 @@ def evaluate(
     for view in views:
         shards, length = view.shards, view.shards.sequence_length
         rows = max(1, TOKENS // length)
-        components = LossByPosition(model, shards, mesh, rows, config.records, document_masking, alive, view.cache)()
-        loss = weighted(components, shards)
+        held_out = HeldOut(shards, mesh, rows, config.records, document_masking, alive, view.cache)
+        components = LossByPosition(model, held_out)()
+        loss = weighted({name: each.loss for name, each in components.items()}, shards)
         if view.text is None:
             needles = Retrieval(length, [], [], 0, "the view's tokenizer is neither in its run nor beside the model")
         else:

@@ -18,6 +18,7 @@ from loader.view import view_of
 from schemas.errors import Refused
 from schemas.lock import Lock, check_owner
 from trainer.exchange import CONFIG, MODEL_FOLDER
+from trainer.held_out import HeldOut
 from trainer.hf import save_pretrained
 from trainer.mesh import Mesh
 from trainer.monitor.monitor import Monitor
@@ -109,9 +110,8 @@ def _train(
         kept: dict[str, Kept] = {"monitor": monitor, "recovery": recovery}
         checkpoints = stack.enter_context(Checkpoints(trainer, saves, told, kept, guard))
         rows = config.rows(config.schedules.batch_size.at(0))
-        validation = Validation(
-            trainer.model, shards, mesh, rows, config.validation.records, config.document_masking, alive, cache
-        )
+        held_out = HeldOut(shards, mesh, rows, config.validation.records, config.document_masking, alive, cache)
+        validation = Validation(trainer.model, held_out)
         work = _Run(trainer, told, validation, checkpoints, recovery, monitor, watchdog, interruption, validated)
         if work.train():
             progress = trainer.progress

@@ -43,10 +43,6 @@ class Stage:
         """The folder of its checkpoints."""
         return self.config.checkpoints.below(self.config.output)
 
-    def ended(self, step: int, tokens: int) -> bool:
-        """Whether it is done with so much."""
-        return self.config.stop.reached(step, tokens)
-
     @property
     def finished(self) -> bool:
         """Whether its last checkpoint and its model are written."""
@@ -54,7 +50,7 @@ class Stage:
         if not saved or not (Path(self.config.output) / MODEL_FOLDER).is_dir():
             return False
         meta = open_step(self.saves, saved[-1], beside=True).meta
-        return self.ended(meta["step"], meta["tokens"])
+        return self.config.stop.reached(meta["step"], meta["tokens"])
 
 
 def stages_of(config: RunConfig) -> list[Stage]:
@@ -111,7 +107,8 @@ def beginning(mesh: Mesh, before: Stage) -> Callable[[Trainer], str]:
 
     def begin(trainer: Trainer) -> str:
         checkpoint, quarantined = newest(mesh, before.saves)
-        if checkpoint is None or not before.ended(checkpoint.meta["step"], checkpoint.meta["tokens"]):
+        meta = {} if checkpoint is None else checkpoint.meta
+        if checkpoint is None or not before.config.stop.reached(meta["step"], meta["tokens"]):
             damaged = "".join(f"; step {step}: {reason}" for step, reason in quarantined)
             raise TokenmillError(
                 f"{before.saves}: holds no whole checkpoint of the end of stage {before.name}{damaged}; the same "

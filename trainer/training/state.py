@@ -10,7 +10,7 @@ There is no generator of random numbers to save: nothing in a step is random, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,11 +106,7 @@ def check(checkpoint: Checkpoint, trainer: Trainer) -> None:
                 f"{checkpoint.path}: was trained with {key} {then.get(key)}, the config has {now[key]}; go on with "
                 f"what it was, or begin another run in another output (`initial` takes over weights)"
             )
-    for key, value in trainer.model.config.model_dump(mode="json").items():
-        if checkpoint.meta["model"].get(key) != value:
-            raise Refused(
-                f"{checkpoint.path}: the model has {key} {checkpoint.meta['model'].get(key)}, now it would be {value}"
-            )
+    _check_model(checkpoint, trainer)
 
 
 EXTENDED = ("max_position_embeddings", "yarn")
@@ -122,10 +118,15 @@ def take_over(checkpoint: Checkpoint, trainer: Trainer) -> None:
 
     Raises Refused if the architecture is another one in more than its length, or an array is missing.
     """
-    for key, value in trainer.model.config.model_dump(mode="json").items():
-        if key not in EXTENDED and checkpoint.meta["model"].get(key) != value:
-            raise Refused(f"{checkpoint.path}: the model has {key} {checkpoint.meta['model'].get(key)}, not {value}")
+    _check_model(checkpoint, trainer, EXTENDED)
     _assign(checkpoint, trainer)
+
+
+def _check_model(checkpoint: Checkpoint, trainer: Trainer, may_change: Sequence[str] = ()) -> None:
+    then = checkpoint.meta["model"]
+    for key, now in trainer.model.config.model_dump(mode="json").items():
+        if key not in may_change and then.get(key) != now:
+            raise Refused(f"{checkpoint.path}: the model has {key} {then.get(key)}, now it would be {now}")
 
 
 def _assign(checkpoint: Checkpoint, trainer: Trainer) -> None:

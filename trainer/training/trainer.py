@@ -122,12 +122,13 @@ class Trainer:
 
     def begin_again(self) -> None:
         """Stand before the first step again. All processes of the mesh must call it."""
-        new = Trainer(self.config, self.shards, self.model.config, self.mesh)
-        for mine, theirs in zip(self.owned(), new.owned(), strict=True):
-            mine.variable.assign(theirs.variable.read_value())
-        self.progress, self.over = new.progress, ()
         if self.begin is not None:
             self.begin(self)
+        else:
+            new = Trainer(self.config, self.shards, self.model.config, self.mesh)
+            for mine, theirs in zip(self.owned(), new.owned(), strict=True):
+                mine.variable.assign(theirs.variable.read_value())
+        self.progress, self.over = Progress(), ()
 
     def owned(self) -> list[meshes.Owned]:
         """The state as this process holds it: what a checkpoint saves, and what restoring assigns."""

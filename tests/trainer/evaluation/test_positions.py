@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from loader import Shards
 from tests.trainer.training.configs import content
-from trainer.evaluation.positions import LossByPosition, edges, weighted
+from trainer.evaluation.positions import LossByPosition, edges
+from trainer.held_out import HeldOut, weighted
 from trainer.mesh import Mesh
 from trainer.model import Model
 from trainer.training.config import RunConfig, model_config
@@ -39,7 +40,7 @@ def model(small_run: Path) -> tuple[Model, Shards]:
 
 @pytest.mark.parametrize("masking", [True, False])
 def test_losses_are_those_of_the_logits(model: tuple[Model, Shards], masking: bool) -> None:
-    found = LossByPosition(model[0], model[1], Mesh(), 4, None, masking, lambda: None)()
+    found = LossByPosition(model[0], HeldOut(model[1], Mesh(), 4, None, masking, lambda: None))()
     assert found.keys() == model[1].validation.keys()
     for name, there in model[1].validation.items():
         data = model[1].dataset(there, split="validation", component=name, document_masking=masking)
@@ -62,8 +63,9 @@ def test_losses_are_those_of_the_logits(model: tuple[Model, Shards], masking: bo
 
 def test_it_agrees_with_validation(model: tuple[Model, Shards]) -> None:
     """Of two records each, in batches of two."""
-    found = LossByPosition(model[0], model[1], Mesh(), 2, 2, True, lambda: None)()
-    record = Validation(model[0], model[1], Mesh(), 2, 2, True, lambda: None)(0, 0, 0)
+    held_out = HeldOut(model[1], Mesh(), 2, 2, True, lambda: None)
+    found = LossByPosition(model[0], held_out)()
+    record = Validation(model[0], held_out)(0, 0, 0)
     assert record is not None
     assert {name: each.labels for name, each in found.items()} == record.labels
-    assert weighted(found, model[1]) == pytest.approx(record.loss, rel=1e-6)
+    assert weighted({name: each.loss for name, each in found.items()}, model[1]) == pytest.approx(record.loss, rel=1e-6)

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.trainer.monitor.driven import Driven, slowed, trainer_on
+from trainer.held_out import HeldOut
 from trainer.mesh import Mesh
 from trainer.monitor.config import MonitorConfig
 from trainer.monitor.performance import PerformanceRecord
@@ -35,7 +36,7 @@ def clean(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     saves = {"every": 100, "keep": 2}
     trainer = trainer_on(small_run / "shards/64", folder / "run", schedules=schedules, checkpoints=saves)
     driven = Driven(trainer, MonitorConfig(system=1.0, peak_flops=1e11), folder / "out")
-    validation = Validation(trainer.model, trainer.shards, Mesh(), 8, 8, True, driven.monitor.alive)
+    validation = Validation(trainer.model, HeldOut(trainer.shards, Mesh(), 8, 8, True, driven.monitor.alive))
     with driven.monitor, Checkpoints(trainer, str(folder / "checkpoints"), [driven.monitor]) as checkpoints:
         for number in range(1, STEPS + 1):
             driven.step()
