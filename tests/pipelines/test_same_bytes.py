@@ -21,6 +21,7 @@ from tests.conftest import ROOT, small_config
 
 VARIES = {"run.json", "report.html"}
 KILLS = 10
+STAGE_OF = {"documents": "ingest", "dedup": "dedup", "tokenizer": "tokenizer", "tokens": "tokenize", "shards": "shard"}
 
 
 def contents(run: Path) -> dict[str, str]:
@@ -111,8 +112,8 @@ def test_killed_ten_times_it_writes_the_same_bytes(small_run: Path, config: Path
     process: subprocess.Popen[bytes] | None = None
     log = tmp_path / "log.txt"
 
-    def start() -> subprocess.Popen[bytes]:
-        options = ["--direct_num_workers=2"] if chance.random() < 0.5 else []
+    def start(*options: str) -> subprocess.Popen[bytes]:
+        options = (*options, "--direct_num_workers=2") if chance.random() < 0.5 else options
         with log.open("ab") as stream:
             return subprocess.Popen(command(config, output, *options), cwd=ROOT, stdout=stream, stderr=stream)
 
@@ -120,8 +121,9 @@ def test_killed_ten_times_it_writes_the_same_bytes(small_run: Path, config: Path
         if process is None or process.poll() is not None:
             process = start()
         if not wait_for(process, output, folder, sign):
-            process = start()  # the stage was over before the sign was seen: kill whatever comes
-            time.sleep(4 + 4 * chance.random())
+            # The stage was over before the sign was seen: it is made again, and killed while it writes.
+            process = start("--replace-from", STAGE_OF[folder])
+            wait_for(process, output, folder, "temporary")
         time.sleep(delay)
         kind = chance.choice(["driver", "worker"])
         try:
