@@ -15,6 +15,7 @@ from schemas.storage import is_local
 from trainer.average import AverageConfig
 from trainer.checkpoint.config import CheckpointConfig, OutputFolder
 from trainer.config import ModelConfig, Precision, Strict, Yarn, parse_model_config
+from trainer.evaluation.config import EvaluationConfig
 from trainer.mesh import MeshConfig
 from trainer.monitor.config import MonitorConfig
 from trainer.optimizer import OptimizerConfig
@@ -98,6 +99,8 @@ class RunConfig(Strict):
     ema: an exponential moving average of the weights, kept on the host beside them; None: none (docs/optimizer.md).
     balance_weight: alpha of the sequence-wise auxiliary loss.
     document_masking: whether tokens see only their own document; V3 trains without.
+    evaluation: how much is evaluated after the last step, and before the first and after the last of each stage, on the
+        views of all of them (docs/context_extension.md); None: nothing is.
     log_every: steps between two lines of progress; metrics.jsonl has every step.
     recovery: what is done about steps whose loss or gradient is bad (docs/recovery.md).
     step_timeout: seconds after which a step, or a batch of validation, counts as hung, and the process ends. The first
@@ -124,6 +127,7 @@ class RunConfig(Strict):
     document_masking: bool = True
     stop: Stop
     validation: ValidationConfig = ValidationConfig()
+    evaluation: EvaluationConfig | None = None
     checkpoints: CheckpointConfig = CheckpointConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     log_every: int = Field(default=10, ge=1)

@@ -13,7 +13,6 @@ from uuid import uuid4
 import numpy as np
 
 from loader import Shards
-from loader.cache import ShardCache
 from loader.view import view_of
 from schemas.errors import Refused
 from schemas.lock import Lock, check_owner
@@ -25,7 +24,8 @@ from trainer.monitor.monitor import Monitor
 from trainer.monitor.profiler import Profiler
 from trainer.plan.parameters import parameters
 from trainer.text import save_tokenizer
-from trainer.training.config import CacheConfig, RunConfig
+from trainer.training.config import RunConfig
+from trainer.training.evaluating import StageEvaluation
 from trainer.training.interruption import Interruption
 from trainer.training.journal import Journal, cut
 from trainer.training.records import Callback, Measured, StageRecord, StartRecord
@@ -58,7 +58,7 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
     with Interruption() as interruption:
         for number in range(unfinished(mesh, stages), len(stages)):
             begin = beginning(mesh, stages[number - 1]) if number else None
-            trainer = _train(stages[number], mesh, interruption, begin, callbacks)
+            trainer = _train(stages[number], stages, mesh, interruption, begin, callbacks)
             if mesh.any(interruption.asked is not None):
                 break
     return trainer
@@ -66,12 +66,13 @@ def run(config: RunConfig, callbacks: Sequence[Callback] = ()) -> Trainer:
 
 def _train(
     stage: Stage,
+    stages: Sequence[Stage],
     mesh: Mesh,
     interruption: Interruption,
     begin: Callable[[Trainer], str] | None,
     callbacks: Sequence[Callback],
 ) -> Trainer:
-    """One stage, until it is done or a signal asks to stop."""
+    """One of `stages`, until it is done or a signal asks to stop."""
     config, shards, saves, output = stage.config, stage.shards, stage.saves, Path(stage.config.output)
     with ExitStack() as stack:
         guard: Callable[[], None] | None = None
@@ -79,7 +80,7 @@ def _train(
             stack.enter_context(_alone(config.output))
             guard = stack.enter_context(_alone(saves))
         watchdog = stack.enter_context(Watchdog(config.step_timeout))
-        cache = None if config.cache is None else stack.enter_context(_cache(config.cache, shards, mesh))
+        cache = stack.enter_context(stage.cache(mesh))
         trainer = Trainer(config, shards, stage.architecture, mesh, cache, begin)
         start, saved = go_on(trainer, saves)
         validated = saved.get("validated")
@@ -112,14 +113,15 @@ def _train(
         rows = config.rows(config.schedules.batch_size.at(0))
         held_out = HeldOut(shards, mesh, rows, config.validation.records, config.document_masking, alive, cache)
         validation = Validation(trainer.model, held_out)
+        evaluation = StageEvaluation(stages, trainer, alive, say)
+        evaluation.begin(start)
         work = _Run(trainer, told, validation, checkpoints, recovery, monitor, watchdog, interruption, validated)
         if work.train():
-            progress = trainer.progress
-            record = StageRecord(
-                stage.name, progress.step, progress.position, progress.tokens, shards.sequence_length, work.loss
-            )
+            at = trainer.progress
+            record = StageRecord(stage.name, at.step, at.position, at.tokens, shards.sequence_length, work.loss)
             for callback in told:
                 callback.on_stage_end(record)
+            evaluation.end()
             values = mesh.gathered(trainer.model) if mesh.processes > 1 else None
             if mesh.rank == 0:
                 _save(trainer, values, output / MODEL_FOLDER, say)
@@ -195,12 +197,6 @@ class _Run:
             self.loss = found.loss
             for callback in self.told:
                 callback.on_validation(found)
-
-
-def _cache(config: CacheConfig, shards: Shards, mesh: Mesh) -> ShardCache:
-    """Room for the process's lanes, and a shard of validation beside them."""
-    concurrent = shards.order.lanes // mesh.processes + 1
-    return ShardCache(shards.folder, shards.files, config.directory, config.bytes, concurrent=concurrent)
 
 
 @contextmanager

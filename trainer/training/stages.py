@@ -8,11 +8,13 @@ weights), and with rotary frequencies stretched by its own `yarn`, always from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from loader import Shards
+from loader.cache import ShardCache
 from schemas import yaml_config
 from schemas.errors import Refused, TokenmillError
 from trainer.checkpoint import open_step
@@ -42,6 +44,17 @@ class Stage:
     def saves(self) -> str:
         """The folder of its checkpoints."""
         return self.config.checkpoints.below(self.config.output)
+
+    @contextmanager
+    def cache(self, mesh: Mesh) -> Iterator[ShardCache | None]:
+        """The view's cache, if it has one, with room for the process's lanes and a shard of validation beside them."""
+        config, shards = self.config.cache, self.shards
+        if config is None:
+            yield None
+            return
+        concurrent = shards.order.lanes // mesh.processes + 1
+        with ShardCache(shards.folder, shards.files, config.directory, config.bytes, concurrent=concurrent) as cache:
+            yield cache
 
     @property
     def finished(self) -> bool:

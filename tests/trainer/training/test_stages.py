@@ -15,6 +15,8 @@ from schemas.errors import Refused
 from tests.trainer.training.configs import MODEL, content
 from tests.trainer.training.test_resume import same, told
 from trainer.checkpoint import open_step
+from trainer.evaluation.config import EvaluationConfig
+from trainer.evaluation.evaluate import evaluate_folder
 from trainer.training.config import RunConfig
 from trainer.training.loop import run
 from trainer.training.records import Callback, StageRecord, StepRecord
@@ -139,6 +141,44 @@ def test_killed_anywhere_it_comes_to_the_same_bits(
     same(output / "stages/long", tmp_path / "out/stages/long", LONG)
     # The run proper is done and is not trained again.
     assert len(told(tmp_path / "out", "start")) == (2 if stage == "first" else 1)
+
+
+def test_evaluated_before_and_after_at_all_lengths(
+    whole: tuple[Trainer, Told, Path], small_run: Path, tmp_path: Path
+) -> None:
+    """As the command does afterwards; and it changes nothing of what is trained."""
+    size = {"records": 8, "depths": 2, "samples": 1}
+    config = config_of(small_run, tmp_path / "out", evaluation=size)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, [Crash(None, 1)])
+    long = tmp_path / "out/stages/long"
+    first = (long / "evaluation_begin.json").read_bytes()
+    assert not (long / "evaluation.json").exists()
+    run(config)
+    assert (long / "evaluation_begin.json").read_bytes() == first  # is not made again
+    same(whole[2] / "stages/long", long, LONG)
+    assert not (tmp_path / "out/evaluation_begin.json").exists()  # there is nothing to say of an untrained model
+
+    def found(path: Path) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(path.read_text())
+        assert [view["sequence_length"] for view in content["views"]] == [64, 256]
+        return content
+
+    inside = found(long / "evaluation.json")
+    views = [str(small_run / "shards" / length) for length in ("64", "256")]
+    evaluate_folder(str(long), views, str(tmp_path / "after"), EvaluationConfig(**size))
+    after = found(tmp_path / "after/evaluation.json")
+    assert inside["step"] == LONG
+    for one, other in zip(inside["views"], after["views"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert one["retrieval"] == other["retrieval"]
+    # The same weights at the border, with positions stretched and without.
+    begin, before = json.loads(first), found(tmp_path / "out/evaluation.json")
+    assert begin["yarn"]["factor"] == 4.0 and before["yarn"] is None
+    assert begin["model"] == str(tmp_path / f"out/checkpoints/step-{BASE:08d}")
+    assert begin["views"][1]["loss"] == pytest.approx(before["views"][1]["loss"], rel=0.05)
+    assert begin["views"][1]["loss"] != before["views"][1]["loss"]
+    assert (long / "evaluation.html").exists() and (long / "evaluation_begin.html").exists()
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_trained(small_run: Path, tmp_path: Path) -> None:
