@@ -1,9 +1,9 @@
-"""Peak memory of loss and gradients of one sequence, by its length.
+"""Peak memory of loss and gradients by sequence length: of one sequence, or of batches of a fixed number of tokens.
 
-    python benchmarks/context_memory.py [--lengths 1024 … 32768] [--preset tiny] [--recompute]
+    python benchmarks/context_memory.py [--lengths 1024 … 32768] [--tokens N] [--preset tiny] [--recompute]
 
-A process for each length (float32, one sequence, one traced step and one more). Prints peaks, the line a + b T through
-them (least squares), the largest distance from it, and what the scores of one layer alone would take if they existed.
+A process for each length (float32, one traced step and one more). Prints peaks, the line a + b T through them (least
+squares), the largest distance from it, and what the scores of one layer alone would take if they existed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.presets import preset
 MIB = 1 << 20
 
 
-def measure(name: str, length: int, recompute: bool) -> None:
+def measure(name: str, length: int, sequences: int, recompute: bool) -> None:
     """Make loss and gradients twice; print this process's peak in MiB."""
     import tensorflow as tf  # type: ignore[import-untyped]  # noqa: PLC0415
 
@@ -35,8 +35,8 @@ def measure(name: str, length: int, recompute: bool) -> None:
     keep_sums_in_order()
     config = preset(name).model_copy(update={"max_position_embeddings": length})
     model = Model(config, recompute=recompute)
-    tokens = tf.constant(np.random.default_rng(0).integers(0, config.vocab_size, [1, length + 1]), tf.int32)
-    ones, places = tf.ones_like(tokens), tf.range(length + 1)[None]
+    tokens = tf.constant(np.random.default_rng(0).integers(0, config.vocab_size, [sequences, length + 1]), tf.int32)
+    ones, places = tf.ones_like(tokens), tf.range(length + 1)[None] + tf.zeros_like(tokens)
 
     @tf.function
     def norm() -> tf.Tensor:
@@ -53,15 +53,18 @@ def main() -> None:
     """Measure every length, then fit."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192, 16384, 32768])
+    options.add_argument("--tokens", type=int, help="of a batch, a multiple of each length (default: one sequence)")
     options.add_argument("--preset", default="tiny")
     options.add_argument("--recompute", action="store_true")
     options.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.measure:
-        return measure(chosen.preset, chosen.measure, chosen.recompute)
+        sequences = chosen.tokens // chosen.measure if chosen.tokens else 1
+        return measure(chosen.preset, chosen.measure, sequences, chosen.recompute)
     peaks = []
     for length in chosen.lengths:
         command = [sys.executable, __file__, "--preset", chosen.preset, "--measure", str(length)]
+        command += ["--tokens", str(chosen.tokens)] if chosen.tokens else []
         made = subprocess.run(
             command + ["--recompute"] * chosen.recompute, stdout=subprocess.PIPE, text=True, check=True
         )
