@@ -45,11 +45,17 @@ def evaluations(output: Path) -> dict[str, Views]:
     return found
 
 
+def head(cells: list[str]) -> None:
+    """Of a table, the first column of which has no name."""
+    print("| | " + " | ".join(cells) + " |")
+    print("|---" * (len(cells) + 1) + "|")
+
+
 def table(found: dict[str, Views]) -> None:
     """A line an evaluation."""
     lengths = list(next(iter(found.values())))
     heads = [f"loss at {length:,}" for length in lengths] + [f"keys at {length:,}" for length in lengths]
-    print("| | " + " | ".join(heads) + " |\n|---" * 1 + "|---" * len(heads) + "|")
+    head(heads)
     base = found["before"]
     for name, views in found.items():
         losses = [f"{views[n]['loss']:.3f} ({views[n]['loss'] / base[n]['loss'] - 1:+.1%})" for n in lengths]
@@ -65,9 +71,7 @@ def positions(found: dict[str, Views]) -> None:
         curves = {name: views[length]["components"][component]["whole_by_position"] for name, views in found.items()}
         edges = next(iter(curves.values()))["edges"]
         print(f"\n{component}, records of one document, length {length:,}; nats a label, from position:")
-        print(
-            "| | " + " | ".join(f"{edge:,}" for edge in edges[:-1]) + " |" + "\n|---" + "|---" * (len(edges) - 1) + "|"
-        )
+        head([f"{edge:,}" for edge in edges[:-1]])
         for name, curve in curves.items():
             cells = ("" if loss is None else f"{loss:.2f}" for loss in curve["loss"])
             print(f"| {name} | " + " | ".join(cells) + " |")
