@@ -8,6 +8,9 @@ same held-out records. Each run leaves a JSON file in DIR; what is there is not 
 and goes on. Prints every run's figure, and how far each policy is from the one it is compared with, seed by seed: a
 difference means something only where it is larger than its spread over seeds.
 
+The learning rate is low: with three times as much, the smallest difference of rounding grows until runs of bfloat16 and
+float32 end as far apart as two seeds, and nothing can be told from their losses.
+
 The bound is DeepSeek-V3's: the relative error of the loss stays below 0.25 % (arXiv 2412.19437, section 3.3).
 """
 
@@ -43,9 +46,9 @@ COLOURS = {"fp8_block": "#d62728", "bfloat16": "#1f77b4", "float32": "#2ca02c"}
 
 
 def settings(length: int, policy: Precision, seed: int) -> dict[str, Any]:
-    """What a run trains with; the learning rate stays at its peak for half of it, then falls to a tenth."""
+    """What a run trains with; the learning rate stays at its peak for half of it, then falls to a hundredth."""
     half = BATCH * length * STEPS // 2
-    rate = {"peak": 3e-3, "end": 3e-4, "warmup_steps": 25, "stable_tokens": half, "decay_tokens": half}
+    rate = {"peak": 1e-3, "end": 1e-5, "warmup_steps": 50, "stable_tokens": half, "decay_tokens": half}
     return {
         "model": {"preset": "tiny"},
         "seed": seed,
@@ -126,8 +129,8 @@ def report(found: dict[tuple[str, int], dict[str, Any]], seeds: int) -> None:
         shown = "  ".join(f"{value:+.3f} %" for value in differences)
         spread = f", spread over seeds {statistics.stdev(differences):.3f} %" if seeds > 1 else ""
         print(f"{policy} against {other}: {shown}; mean {statistics.mean(differences):+.3f} %{spread}")
-    mean = statistics.mean(apart(found, "fp8_block", "bfloat16", seeds))
-    print(f"bound {BOUND} % {'holds' if abs(mean) < BOUND else 'does NOT hold'} for the mean over {seeds} seeds")
+    worst = max(apart(found, "fp8_block", "bfloat16", seeds), key=abs)
+    print(f"bound {BOUND} % {'holds for every seed' if abs(worst) < BOUND else f'does NOT hold: {worst:+.3f} %'}")
 
 
 def draw(found: dict[tuple[str, int], dict[str, Any]], seeds: int, path: Path) -> None:
