@@ -2,11 +2,11 @@
 
     python benchmarks/needles.py FOLDER [--documents 600] [--characters 30000]
 
-A document is runs of lines from the running Python's own tests (which configs/context.yaml uses nowhere else), with
-sentences between them such as "The pass key of amber is 4821." Each name is said again from time to time, with the same
-key, after distances drawn evenly by their logarithm, so that a piece of any length holds pairs at all distances it has
-room for; whoever predicts the key of a later sentence must find the earlier one. Files are the same for the same
-arguments and Python. Names that `trainer.evaluation.needle` asks for are never used here.
+A document is lines from the running Python's own tests (which configs/context.yaml uses nowhere else), with sentences
+between them such as "The pass key is amber copper lantern." It is made of parts, whose lengths are drawn evenly by
+their logarithm. A part has keys of its own, no two with the same first word, and says each again and again: whoever
+predicts the rest of a key must find an earlier sentence that begins with its first word, at any distance the part has
+room for. Files are the same for the same arguments and Python.
 """
 
 from __future__ import annotations
@@ -20,32 +20,41 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a checkout need not be installed
 
-from trainer.evaluation.needle import KEYS, SENTENCE, TRAINING_NAMES
+from trainer.evaluation.needle import SENTENCE, WORDS
+
+SHORTEST = 120
+"""Characters of the shortest part."""
 
 
 def document(lines: list[list[str]], characters: int, seed: int) -> str:
-    """One text of about so many characters; lines: of each file to draw from."""
+    """One text of about so many characters, of parts with keys of their own; lines: of each file to draw from."""
     chosen = random.Random(seed)
-    share = chosen.uniform(0.5, 0.95)  # of the text that sentences take
-    names = chosen.sample(TRAINING_NAMES, round(3 * (len(TRAINING_NAMES) / 3) ** chosen.random()))
-    keys = {name: f"{chosen.randrange(KEYS):04}" for name in names}
-    due: list[tuple[float, str]] = []  # when a name is said again
     parts: list[str] = []
+    left = characters
+    while left > 0:
+        found = part(chosen, lines, SHORTEST * (characters / SHORTEST) ** chosen.random())
+        parts += found
+        left -= sum(map(len, found))
+    return "".join(parts)
+
+
+def part(chosen: random.Random, lines: list[list[str]], characters: float) -> list[str]:
+    """Sentences with some keys, no two with the same first word, between lines of code."""
+    first = chosen.sample(WORDS, round(min(characters / SHORTEST, len(WORDS) / 2) ** chosen.random()))
+    keys = [(word, *chosen.sample(WORDS, 2)) for word in first]
+    share = chosen.uniform(0.2, 1)  # of the text that sentences take
+    found: list[str] = []
     size = said = 0
     while size < characters:
         if said <= share * size:
-            due.sort()
-            name = due.pop(0)[1] if due and due[0][0] <= size else chosen.choice(names)
-            due.append((size + 60 * (characters / 60) ** chosen.random(), name))
-            part = SENTENCE.format(name=name, key=keys[name])
-            said += len(part)
+            found.append(SENTENCE.format(*chosen.choice(keys)))
+            said += len(found[-1])
         else:
             file = chosen.choice(lines)
             begin = chosen.randrange(len(file))
-            part = "".join(file[begin : begin + chosen.randint(1, 6)])[:400].rstrip() + "\n"
-        parts.append(part)
-        size += len(part)
-    return "".join(parts)
+            found.append("".join(file[begin : begin + chosen.randint(1, 6)])[:400].rstrip() + "\n")
+        size += len(found[-1])
+    return found
 
 
 def texts() -> Iterator[list[str]]:

@@ -1,17 +1,18 @@
-"""Retrieval: a pass key said once in a long text, and asked for at its end.
+"""Retrieval: a pass key of three words said once in a long text, and asked for at its end by its first word.
 
-    begin, text, "\\nThe pass key of amber is 4821.\\n", text, "\\nThe pass key of amber is" -> " 4821"
+    begin, text, "\\nThe pass key is amber copper lantern.\\n", text, "\\nThe pass key is amber" -> " copper lantern"
 
-The key is found where each of its tokens is the likeliest one after those before it, which is when greedy generation
-would write it. It is one of 10,000, so guessing does not help. The text is held out. Text, names and keys are the same
-for the same view.
+The key is found where each of the answer's tokens is the likeliest one after those before it, which is when greedy
+generation would write it. Words are drawn from 64, so guessing does not help. The text is held out. Text and keys are
+the same for the same view.
 
 B: haystacks of a batch, T: tokens of one, A: tokens of the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,19 +29,13 @@ from trainer.model import Model
 from trainer.model.linear import Tensor
 from trainer.text import Text
 
-SENTENCE = "The pass key of {name} is {key}.\n"
-KEYS = 10_000
-_WORDS = """
-acorn amber anvil apple arrow aspen badger bamboo banner barley basin beacon birch bishop bronze canyon carbon castle
-cedar cherry cinder cobalt comet copper coral cotton crane crystal dagger dahlia delta desert dolphin eagle ebony ember
-falcon feather fennel ferry flint forest fossil galaxy garnet ginger glacier granite harbor hazel heron hickory indigo
-iris ivory jade jasmine jasper juniper kernel kettle lagoon lantern laurel lemon lilac linen lotus magnet maple marble
-meadow mercury mirror nectar nickel nutmeg oasis ocean olive onyx opal orchid otter oyster paper pearl pebble pepper
-pine planet plum poplar prairie quartz quill rabbit raven river rocket ruby saddle saffron salmon sapphire silver spruce
-summit thistle thunder tiger topaz tulip tundra turtle umber valley velvet violet walnut willow winter zephyr zinc
+SENTENCE, QUESTION = "The pass key is {} {} {}.\n", "The pass key is {}"
+WORDS = """
+acorn amber anchor apple arrow bamboo banner basin beacon bishop bronze canyon carbon castle cedar cherry cobalt comet
+copper coral cotton crystal dagger delta desert dolphin eagle ember falcon feather flint forest galaxy ginger granite
+harbor iris ivory jade kernel kettle lantern lemon linen magnet maple marble meadow mirror nickel ocean onyx orchid
+paper pearl pepper planet quartz river saddle silver thunder tiger velvet
 """.split()  # noqa: SIM905
-NAMES, TRAINING_NAMES = _WORDS[::8], [word for number, word in enumerate(_WORDS) if number % 8]
-"""Names that are asked for, and names for training data (benchmarks/needles.py): none is in both."""
 
 
 class Unsuited(Exception):
@@ -56,14 +51,23 @@ class Needle:
     answer: list[int]
 
 
-def needle(text: Text, name: str, key: int) -> Needle:
-    """Raises Unsuited where no question ends before the key: where its tokens depend on the text before it."""
-    sentence = text.encode("\n" + SENTENCE.format(name=name, key=f"{key:04}"))
-    question = text.encode("\n" + SENTENCE.partition(" {key}")[0].format(name=name))
-    said = text.encode("\n" + SENTENCE.partition(".")[0].format(name=name, key=f"{key:04}"))
+def needle(text: Text, key: Sequence[str]) -> Needle:
+    """That of a key's three words.
+
+    Raises Unsuited where no question ends before the answer: where its tokens depend on the text around it.
+    """
+    sentence, question = text.encode("\n" + SENTENCE.format(*key)), text.encode("\n" + QUESTION.format(key[0]))
+    said = text.encode("\n" + SENTENCE.format(*key).partition(".")[0])
     if said[: len(question)] != question or sentence[: len(said)] != said:
-        raise Unsuited(f"the tokenizer cuts {text.decode(said)!r} elsewhere than before the key and after it")
+        raise Unsuited(f"the tokenizer cuts {text.decode(said)!r} elsewhere than before the answer and after it")
     return Needle(sentence, question, said[len(question) :])
+
+
+def words_alike(text: Text) -> list[str]:
+    """Those of WORDS that have the same number of tokens, the one that most have."""
+    tokens = [len(text.encode(f" {word}")) for word in WORDS]
+    most = Counter(tokens).most_common(1)[0][0]
+    return [word for word, count in zip(WORDS, tokens, strict=True) if count == most]
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,10 @@ class Haystacks:
 
         Raises Unsuited.
         """
-        random = np.random.default_rng(self.length)
-        found = [needle(self.text, str(random.choice(NAMES)), int(random.integers(KEYS))) for _ in range(self.samples)]
+        random, words = np.random.default_rng(self.length), words_alike(self.text)
+        found = [needle(self.text, random.choice(words, 3, replace=False).tolist()) for _ in range(self.samples)]
         if len({len(each.answer) for each in found}) > 1:
-            raise Unsuited("keys of four digits do not all have the same number of tokens")
+            raise Unsuited("words do not have the same number of tokens in a sentence as alone")
         longest = max(len(each.sentence) + len(each.question) for each in found)
         if 2 * longest > self.length:
             raise Unsuited(f"{self.length} tokens have no room for {longest} of needle and question among text")

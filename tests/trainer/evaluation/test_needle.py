@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from loader import Shards
-from trainer.evaluation.needle import NAMES, TRAINING_NAMES, Haystacks, Needle, Unsuited, needle, retrieval
+from trainer.evaluation.needle import WORDS, Haystacks, Needle, Unsuited, needle, retrieval, words_alike
 from trainer.mesh import Mesh
 from trainer.text import Text, text_of
 
@@ -28,16 +28,21 @@ def text(shards: Shards) -> Text:
     return found
 
 
-def test_names_asked_for_are_not_trained_on() -> None:
-    assert not set(NAMES) & set(TRAINING_NAMES)
-    assert len(NAMES) >= 16
+KEY = ("acorn", "copper", "lantern")
 
 
 def test_a_question_ends_before_its_answer(text: Text) -> None:
-    found = needle(text, "acorn", 42)
-    assert text.decode(found.sentence) == "\nThe pass key of acorn is 0042.\n"
-    assert text.decode(found.question) == "\nThe pass key of acorn is"
-    assert text.decode(found.answer) == " 0042"
+    found = needle(text, KEY)
+    assert text.decode(found.sentence) == "\nThe pass key is acorn copper lantern.\n"
+    assert text.decode(found.question) == "\nThe pass key is acorn"
+    assert text.decode(found.answer) == " copper lantern"
+
+
+def test_words_of_keys_have_the_same_number_of_tokens(text: Text) -> None:
+    words = words_alike(text)
+    assert len(words) >= 8 and set(words) <= set(WORDS)
+    assert len({len(text.encode(f" {word}")) for word in words}) == 1
+    assert len(set(WORDS)) == 64
 
 
 def test_needles_stand_at_their_depths(shards: Shards, text: Text) -> None:
@@ -94,7 +99,7 @@ def test_shares_found(shards: Shards, text: Text, rows: int) -> None:
 def test_what_is_unsuited_says_why(shards: Shards, text: Text, small_run: Path) -> None:
     model: Any = None
     for haystacks, why in (
-        (Haystacks(shards, text, 32, 3, 2), "32 tokens have no room"),
+        (Haystacks(shards, text, 24, 3, 2), "24 tokens have no room"),
         (Haystacks(shards, text, 256, 3, 0), "no samples"),
     ):
         found = retrieval(model, haystacks, Mesh(), 1, int)
@@ -102,10 +107,10 @@ def test_what_is_unsuited_says_why(shards: Shards, text: Text, small_run: Path) 
         assert why in str(found.reason)
 
     class Fused(Text):
-        """As a tokenizer that joins the key with what stands before it."""
+        """As a tokenizer that joins the first word with the second."""
 
         def encode(self, text: str) -> list[int]:
-            return super().encode(text.replace(" is 0042", "_is_0042"))
+            return super().encode(text.replace(" acorn copper", " acopper"))
 
-    with pytest.raises(Unsuited, match="elsewhere than before the key"):
-        needle(Fused((small_run / "tokenizer/tokenizer.model").read_bytes(), shards.tokenizer, "fused"), "acorn", 42)
+    with pytest.raises(Unsuited, match="elsewhere than before the answer"):
+        needle(Fused((small_run / "tokenizer/tokenizer.model").read_bytes(), shards.tokenizer, "fused"), KEY)
