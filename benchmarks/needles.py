@@ -1,6 +1,6 @@
 """Texts in which there is something to retrieve: real lines of code, and among them pass keys, said and said again.
 
-    python benchmarks/needles.py FOLDER [--documents 600] [--characters 30000]
+    python benchmarks/needles.py FOLDER [--documents 1200] [--characters 30000]
 
 A document is lines from the running Python's own tests (which configs/context.yaml uses nowhere else), with sentences
 between them such as "The pass key is amber copper lantern." It is made of parts, whose lengths are drawn evenly by
@@ -42,7 +42,8 @@ def part(chosen: random.Random, lines: list[list[str]], characters: float) -> li
     """Sentences with some keys, no two with the same first word, between lines of code."""
     first = chosen.sample(WORDS, round(min(characters / SHORTEST, len(WORDS) / 2) ** chosen.random()))
     keys = [(word, *chosen.sample(WORDS, 2)) for word in first]
-    share = chosen.uniform(0.2, 1)  # of the text that sentences take
+    # Of the text that sentences take: close together they teach to look up, far apart to look far.
+    share = chosen.uniform(0.5, 1) if chosen.random() < 0.7 else 0.01 * 50 ** chosen.random()
     found: list[str] = []
     size = said = 0
     while size < characters:
@@ -81,7 +82,7 @@ def main() -> None:
     """As the module's docstring says."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folder", type=Path)
-    options.add_argument("--documents", type=int, default=600)
+    options.add_argument("--documents", type=int, default=1200)
     options.add_argument("--characters", type=int, default=30_000)
     chosen = options.parse_args()
     write(chosen.folder, chosen.documents, chosen.characters)
