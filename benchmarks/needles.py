@@ -3,7 +3,7 @@
     python benchmarks/needles.py FOLDER [--documents 1200] [--characters 30000]
 
 A document is lines from the running Python's own tests (which configs/context.yaml uses nowhere else), with sentences
-between them such as "The pass key is amber copper lantern." It is made of parts, whose lengths are drawn evenly by
+between them such as "The pass key is amber copper forest." It is made of parts, whose lengths are drawn evenly by
 their logarithm. A part has keys of its own, no two with the same first word, and says each again and again: whoever
 predicts the rest of a key must find an earlier sentence that begins with its first word, at any distance the part has
 room for. Files are the same for the same arguments and Python.
@@ -22,40 +22,44 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a che
 
 from trainer.evaluation.needle import SENTENCE, WORDS
 
-SHORTEST = 120
-"""Characters of the shortest part."""
+NEAR, FAR = (200, 1500), (1500, 30_000)
+"""Characters of a part: least and most."""
 
 
 def document(lines: list[list[str]], characters: int, seed: int) -> str:
     """One text of about so many characters, of parts with keys of their own; lines: of each file to draw from."""
     chosen = random.Random(seed)
+    least, most = NEAR if chosen.random() < 0.75 else FAR
     parts: list[str] = []
     left = characters
     while left > 0:
-        found = part(chosen, lines, SHORTEST * (characters / SHORTEST) ** chosen.random())
+        found = part(chosen, lines, least * (most / least) ** chosen.random())
         parts += found
         left -= sum(map(len, found))
     return "".join(parts)
 
 
 def part(chosen: random.Random, lines: list[list[str]], characters: float) -> list[str]:
-    """Sentences with some keys, no two with the same first word, between lines of code."""
-    first = chosen.sample(WORDS, round(min(characters / SHORTEST, len(WORDS) / 2) ** chosen.random()))
-    keys = [(word, *chosen.sample(WORDS, 2)) for word in first]
-    # Of the text that sentences take: close together they teach to look up, far apart to look far.
-    share = chosen.uniform(0.5, 1) if chosen.random() < 0.7 else 0.01 * 50 ** chosen.random()
+    """Sentences with one to three keys, no two with the same first word, between lines of code."""
+    words = chosen.sample(WORDS, chosen.choice([1, 1, 1, 2, 2, 3]))
+    keys = [(word, *chosen.sample(WORDS, 2)) for word in words]
+    gap = characters / chosen.randint(2, 8)
     found: list[str] = []
-    size = said = 0
+    size = 0
     while size < characters:
-        if said <= share * size:
-            found.append(SENTENCE.format(*chosen.choice(keys)))
-            said += len(found[-1])
-        else:
-            file = chosen.choice(lines)
-            begin = chosen.randrange(len(file))
-            found.append("".join(file[begin : begin + chosen.randint(1, 6)])[:400].rstrip() + "\n")
-        size += len(found[-1])
+        found += [*code(chosen, lines, chosen.uniform(0, 2) * gap), SENTENCE.format(*chosen.choice(keys))]
+        size = sum(map(len, found))
     return found
+
+
+def code(chosen: random.Random, lines: list[list[str]], characters: float) -> Iterator[str]:
+    """Runs of up to six lines, about so many characters."""
+    while characters > 0:
+        file = chosen.choice(lines)
+        begin = chosen.randrange(len(file))
+        run = "".join(file[begin : begin + chosen.randint(1, 6)])[: max(40, int(characters))].rstrip() + "\n"
+        yield run
+        characters -= len(run)
 
 
 def texts() -> Iterator[list[str]]:

@@ -1,9 +1,9 @@
 """Retrieval: a pass key of three words said once in a long text, and asked for at its end by its first word.
 
-    begin, text, "\\nThe pass key is amber copper lantern.\\n", text, "\\nThe pass key is amber" -> " copper lantern"
+    begin, text, "\\nThe pass key is amber copper forest.\\n", text, "\\nThe pass key is amber" -> " copper forest"
 
 The key is found where each of the answer's tokens is the likeliest one after those before it, which is when greedy
-generation would write it. Words are drawn from 64, so guessing does not help. The text is held out. Text and keys are
+generation would write it. Words are drawn from 16, without repetition, so a guess is right once in 210 times. The text is held out. Text and keys are
 the same for the same view.
 
 B: haystacks of a batch, T: tokens of one, A: tokens of the answer.
@@ -31,10 +31,7 @@ from trainer.text import Text
 
 SENTENCE, QUESTION = "The pass key is {} {} {}.\n", "The pass key is {}"
 WORDS = """
-acorn amber anchor apple arrow bamboo banner basin beacon bishop bronze canyon carbon castle cedar cherry cobalt comet
-copper coral cotton crystal dagger delta desert dolphin eagle ember falcon feather flint forest galaxy ginger granite
-harbor iris ivory jade kernel kettle lantern lemon linen magnet maple marble meadow mirror nickel ocean onyx orchid
-paper pearl pepper planet quartz river saddle silver thunder tiger velvet
+amber apple arrow bronze castle copper desert eagle forest garden island lemon marble ocean silver tiger
 """.split()  # noqa: SIM905
 
 

@@ -28,21 +28,21 @@ def text(shards: Shards) -> Text:
     return found
 
 
-KEY = ("acorn", "copper", "lantern")
+KEY = ("amber", "copper", "forest")
 
 
 def test_a_question_ends_before_its_answer(text: Text) -> None:
     found = needle(text, KEY)
-    assert text.decode(found.sentence) == "\nThe pass key is acorn copper lantern.\n"
-    assert text.decode(found.question) == "\nThe pass key is acorn"
-    assert text.decode(found.answer) == " copper lantern"
+    assert text.decode(found.sentence) == "\nThe pass key is amber copper forest.\n"
+    assert text.decode(found.question) == "\nThe pass key is amber"
+    assert text.decode(found.answer) == " copper forest"
 
 
 def test_words_of_keys_have_the_same_number_of_tokens(text: Text) -> None:
     words = words_alike(text)
     assert len(words) >= 8 and set(words) <= set(WORDS)
     assert len({len(text.encode(f" {word}")) for word in words}) == 1
-    assert len(set(WORDS)) == 64
+    assert len(set(WORDS)) == 16
 
 
 def test_needles_stand_at_their_depths(shards: Shards, text: Text) -> None:
@@ -110,7 +110,7 @@ def test_what_is_unsuited_says_why(shards: Shards, text: Text, small_run: Path) 
         """As a tokenizer that joins the first word with the second."""
 
         def encode(self, text: str) -> list[int]:
-            return super().encode(text.replace(" acorn copper", " acopper"))
+            return super().encode(text.replace(" amber copper", " acopper"))
 
     with pytest.raises(Unsuited, match="elsewhere than before the answer"):
         needle(Fused((small_run / "tokenizer/tokenizer.model").read_bytes(), shards.tokenizer, "fused"), KEY)
