@@ -3,8 +3,8 @@
     begin, text, "\\nThe pass key is amber copper forest.\\n", text, "\\nThe pass key is amber" -> " copper forest"
 
 The key is found where each of the answer's tokens is the likeliest one after those before it, which is when greedy
-generation would write it. Words are drawn from 16, without repetition, so a guess is right once in 210 times. The text is held out. Text and keys are
-the same for the same view.
+generation would write it. Words are drawn from 16, without repetition: a guess is right once in 210 times. The text is
+held out. Text and keys are the same for the same view.
 
 B: haystacks of a batch, T: tokens of one, A: tokens of the answer.
 """
