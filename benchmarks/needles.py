@@ -1,12 +1,11 @@
 """Texts in which there is something to retrieve: real lines of code, and among them pass keys, said and said again.
 
-    python benchmarks/needles.py FOLDER [--documents 1200] [--characters 30000]
+    python benchmarks/needles.py FOLDER [--gap 10 6000] [--documents 1200] [--characters 30000]
 
-A document is lines from the running Python's own tests (which configs/context.yaml uses nowhere else), with sentences
-between them such as "The pass key is amber copper forest." It is made of parts, whose lengths are drawn evenly by
-their logarithm. A part has keys of its own, no two with the same first word, and says each again and again: whoever
-predicts the rest of a key must find an earlier sentence that begins with its first word, at any distance the part has
-room for. Files are the same for the same arguments and Python.
+A document is lines from the running Python's own tests (which the configs of the trial use nowhere else), with sentences
+between them such as "The pass key is amber copper forest." The code between two sentences is 0 to twice the document's gap
+long, which is drawn evenly by its logarithm. Every few sentences the keys are others. Whoever predicts the rest of a key
+must find an earlier sentence that begins with its first word. Files are the same for the same arguments and Python.
 """
 
 from __future__ import annotations
@@ -22,21 +21,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a che
 
 from trainer.evaluation.needle import SENTENCE, WORDS
 
-NEAR, FAR = (10, 300), (300, 6000)
-"""Characters of code between two sentences, on average over a part: least and most."""
 
-
-def document(lines: list[list[str]], characters: int, seed: int) -> str:
-    """One text of about so many characters, of parts with keys of their own; lines: of each file to draw from.
-
-    In three of four texts sentences are near each other: so a model learns sooner to look up at all.
-    """
+def document(lines: list[list[str]], gap: tuple[int, int], characters: int, seed: int) -> str:
+    """One text of about so many characters; lines: of each file to draw from; gap: least and most."""
     chosen = random.Random(seed)
-    least, most = NEAR if chosen.random() < 0.75 else FAR
+    low, high = gap
+    own = low * (high / low) ** chosen.random()
     parts: list[str] = []
     left = characters
     while left > 0:
-        found = list(part(chosen, lines, least * (most / least) ** chosen.random()))
+        found = list(part(chosen, lines, own))
         parts += found
         left -= sum(map(len, found))
     return "".join(parts)
@@ -72,12 +66,12 @@ def texts() -> Iterator[list[str]]:
             yield lines
 
 
-def write(folder: Path, documents: int, characters: int) -> None:
+def write(folder: Path, gap: tuple[int, int], documents: int, characters: int) -> None:
     """Write the documents, a file each."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = list(texts())
     for number in range(documents):
-        text = document(lines, characters, number)
+        text = document(lines, gap, characters, number)
         (folder / f"{number:05}.txt").write_text(text, encoding="utf-8")
 
 
@@ -85,10 +79,13 @@ def main() -> None:
     """As the module's docstring says."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folder", type=Path)
+    options.add_argument(
+        "--gap", type=int, nargs=2, default=[10, 6000], metavar=("LEAST", "MOST"), help="characters of code, on average"
+    )
     options.add_argument("--documents", type=int, default=1200)
     options.add_argument("--characters", type=int, default=30_000)
     chosen = options.parse_args()
-    write(chosen.folder, chosen.documents, chosen.characters)
+    write(chosen.folder, tuple(chosen.gap), chosen.documents, chosen.characters)
 
 
 if __name__ == "__main__":
