@@ -2,10 +2,11 @@
 
     python benchmarks/needles.py FOLDER [--gap 10 6000] [--documents 1200] [--characters 30000]
 
-A document is lines from the running Python's own tests (which the configs of the trial use nowhere else), with sentences
-between them such as "The pass key is amber copper forest." The code between two sentences is 0 to twice the document's gap
-long, which is drawn evenly by its logarithm. Every few sentences the keys are others. Whoever predicts the rest of a key
-must find an earlier sentence that begins with its first word. Files are the same for the same arguments and Python.
+A document is lines from the running Python's own tests (which the configs of the trial use nowhere else), with
+sentences between them such as "The pass key is amber copper forest." The code between two sentences is 0 to twice the
+document's gap long, which is drawn evenly by its logarithm. Every few sentences the keys are others. Whoever predicts
+the rest of a key must find an earlier sentence that begins with its first word. Files are the same for the same
+arguments and Python.
 """
 
 from __future__ import annotations
