@@ -30,7 +30,7 @@ class Text:
     """
 
     def __init__(self, data: bytes, info: TokenizerInfo, origin: str) -> None:
-        self.info = info
+        self.info, self._data = info, data
         self._vocabulary = Vocabulary(data, info, origin)
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
         self._symbol = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
@@ -43,6 +43,11 @@ class Text:
         except OSError as error:
             raise Refused(f"{folder}: has no {MODEL} ({error.strerror}), which turns text into tokens") from None
         return cls(data, manifest.load(TokenizerInfo, Path(folder) / INFO), str(Path(folder) / MODEL))
+
+    def same(self, other: Text) -> bool:
+        """Whether both make the same tokens: runs that were given one model state different fingerprints of it."""
+        ids = [each.info.model_copy(update={"fingerprint": ""}) for each in (self, other)]
+        return self._data == other._data and ids[0] == ids[1]
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without begin and end."""
@@ -70,6 +75,14 @@ def text_of(shards: Shards) -> Text | None:
     view = view_of(Path(shards.folder), shards.manifest)
     data = model_of(view)
     return None if data is None else Text(data, shards.tokenizer, f"{view.run}/tokenizer/{MODEL}")
+
+
+def same_tokenizer(one: Shards, other: Shards) -> bool:
+    """Whether two views were cut with the same tokenizer, as far as what is on this machine says."""
+    if one.tokenizer == other.tokenizer:
+        return True
+    first, second = text_of(one), text_of(other)
+    return first is not None and second is not None and first.same(second)
 
 
 def save_tokenizer(view: View, folder: str | Path) -> bool:

@@ -23,6 +23,7 @@ from trainer.checkpoint.load import steps
 from trainer.config import ModelConfig
 from trainer.exchange import MODEL_FOLDER
 from trainer.mesh import Mesh
+from trainer.text import same_tokenizer
 from trainer.training.config import RunConfig, StageConfig, model_config
 from trainer.training.saving import newest
 from trainer.training.state import EXTENDED, take_over
@@ -76,10 +77,10 @@ def stages_of(config: RunConfig) -> list[Stage]:
     found: list[Stage] = []
     for name, each in [(FIRST, config), *_configs(config)]:
         shards = Shards(each.data)
-        if found and shards.tokenizer != found[0].shards.tokenizer:
+        if found and not same_tokenizer(found[0].shards, shards):
             raise Refused(
                 f"stages.{name}.data: {shards.folder} was cut with another tokenizer than {found[0].shards.folder}; "
-                f"cut all views of a run from the same tokens (`shard.sequence_lengths`)"
+                f"cut all views of a run from the same tokens (`shard.sequence_lengths`), or with one `tokenizer.model`"
             )
         origin = f"stages.{name}" if found else "model"
         found.append(Stage(name, each, shards, model_config(each, shards, origin)))

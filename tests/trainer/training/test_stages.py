@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from schemas.errors import Refused
+from tests.conftest import ROOT
 from tests.trainer.training.configs import MODEL, content
 from tests.trainer.training.test_resume import same, told
 from trainer.checkpoint import open_step
@@ -179,6 +182,28 @@ def test_evaluated_before_and_after_at_all_lengths(
     assert begin["views"][1]["loss"] == pytest.approx(before["views"][1]["loss"], rel=0.05)
     assert begin["views"][1]["loss"] != before["views"][1]["loss"]
     assert (long / "evaluation.html").exists() and (long / "evaluation_begin.html").exists()
+
+
+def test_views_of_two_runs_that_were_given_one_tokenizer(small_run: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load((small_run / "config.yaml").read_text())
+    content["tokenizer"] = {"model": str(small_run / "tokenizer/tokenizer.model")}
+    content["shard"]["sequence_lengths"] = [256]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "run",
+        str(tmp_path / "config.yaml"),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    data = str(tmp_path / "run/shards/256")
+    first, second = stages_of(config_of(small_run, tmp_path / "out", {"data": data}))
+    assert second.shards.folder == data
+    assert first.shards.tokenizer.fingerprint != second.shards.tokenizer.fingerprint  # they say who made it, not what
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_trained(small_run: Path, tmp_path: Path) -> None:
