@@ -5,6 +5,8 @@ B: sequences, T: positions, N: buckets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf  # type: ignore[import-untyped]
 
@@ -31,7 +33,13 @@ class LossByPosition:
     def __init__(self, model: Model, held_out: HeldOut) -> None:
         self._model, self._held_out = model, held_out
         self._edges = edges(held_out.shards.sequence_length)
-        self._sums = tf.function(self._graph, autograph=False)
+        self._program: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    def _sums(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """As `_graph`, traced with the first batch; as a method's tf.function it would warn of being traced again."""
+        if self._program is None:
+            self._program = tf.function(self._graph, autograph=False).get_concrete_function(batch)
+        return self._program(batch)
 
     def _graph(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Sums of cross-entropy and labels by bucket, float32 [2, N]: of all records, and of whole documents."""

@@ -84,6 +84,10 @@ def test_another_tokenizer_is_refused(
     shutil.copytree(output / "model", model)
     info = json.loads((model / "tokenizer_info.json").read_text())
     (model / "tokenizer_info.json").write_text(json.dumps(info | {"fingerprint": "0" * 64}))
+    # The same one, which another run was given, and states under another fingerprint.
+    assert main(["evaluate", str(model), "--data", str(small_run / "shards/64"), *SMALL]) == 0
+    with (model / "tokenizer.model").open("ab") as file:
+        file.write(b"\xc0\x3e\x01")  # a field that no one knows: another model
     assert main(["evaluate", str(model), "--data", str(small_run / "shards/64")]) == 2
     assert "another tokenizer" in capsys.readouterr().err
     assert main(["evaluate", str(output), "--depths", "1"]) == 2
