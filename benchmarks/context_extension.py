@@ -3,8 +3,8 @@
     python benchmarks/context_extension.py runs/context_training [--pictures FOLDER]
 
 Reads what the run wrote before and after each stage (docs/context_extension.md#before-and-after). Prints a line an
-evaluation: losses by length, how far they are from those of the run proper, and the share of pass keys found, with that
-of the worst depth; then the loss by position of each component, over records that are one document. Writes
+evaluation: losses by length, how far they are from those at the end of the stage before, and the share of pass keys
+found, with that of the worst depth; then the loss by position of each component, over records that are one document. Writes
 context_loss.svg and context_retrieval.svg to FOLDER.
 """
 
@@ -59,6 +59,7 @@ def table(found: dict[str, Views]) -> None:
     base = found["before"]
     for name, views in found.items():
         losses = [f"{views[n]['loss']:.3f} ({views[n]['loss'] / base[n]['loss'] - 1:+.1%})" for n in lengths]
+        base = base if name.endswith("begins") else views
         grids = [views[n]["retrieval"]["found"] for n in lengths]
         keys = [f"{sum(grid) / len(grid):.0%} ({min(grid):.0%})" if grid else "not measured" for grid in grids]
         print(f"| {name} | " + " | ".join(losses + keys) + " |")
