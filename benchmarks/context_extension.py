@@ -4,8 +4,8 @@
 
 Reads what the run wrote before and after each stage (docs/context_extension.md#before-and-after). Prints a line an
 evaluation: losses by length, how far they are from those at the end of the stage before, and the share of pass keys
-found, with that of the worst depth; then the loss by position of each component, over records that are one document. Writes
-context_loss.svg and context_retrieval.svg to FOLDER.
+found, with that of the worst depth; then the loss by position of each component, over records that are one document.
+Writes context_loss.svg and context_retrieval.svg to FOLDER.
 """
 
 from __future__ import annotations
