@@ -4,7 +4,7 @@
 
 Reads what the run wrote before and after each stage (docs/context_extension.md#before-and-after). Prints a line an
 evaluation: losses by length, how far they are from those at the end of the stage before, and the share of pass keys
-found, with that of the worst depth; then the loss by position of each component, over records that are one document.
+found, with that of the worst depth; then the loss of each component by position.
 Writes context_loss.svg and context_retrieval.svg to FOLDER.
 """
 
@@ -69,9 +69,9 @@ def positions(found: dict[str, Views]) -> None:
     """Losses by position at the longest length."""
     length = max(next(iter(found.values())))
     for component in next(iter(found.values()))[length]["components"]:
-        curves = {name: views[length]["components"][component]["whole_by_position"] for name, views in found.items()}
+        curves = {name: views[length]["components"][component]["by_position"] for name, views in found.items()}
         edges = next(iter(curves.values()))["edges"]
-        print(f"\n{component}, records of one document, length {length:,}; nats a label, from position:")
+        print(f"\n{component}, length {length:,}; nats a label, from position:")
         head([f"{edge:,}" for edge in edges[:-1]])
         for name, curve in curves.items():
             cells = ("" if loss is None else f"{loss:.2f}" for loss in curve["loss"])
@@ -87,7 +87,7 @@ def draw(found: dict[str, Views], folder: Path) -> None:
     for axes, component in zip(figure.subplots(1, len(components), squeeze=False)[0], components, strict=True):
         for name, views in found.items():
             if not name.endswith("begins"):
-                curve = ByPosition(**views[lengths[-1]]["components"][component]["whole_by_position"])
+                curve = ByPosition(**views[lengths[-1]]["components"][component]["by_position"])
                 draw_curve(axes, curve, linewidth=1.2, label=name)
         finish_losses(axes, lengths[-1])
         axes.set_title(f"{component}, length {lengths[-1]:,}")
