@@ -44,10 +44,15 @@ class Text:
             raise Refused(f"{folder}: has no {MODEL} ({error.strerror}), which turns text into tokens") from None
         return cls(data, manifest.load(TokenizerInfo, Path(folder) / INFO), str(Path(folder) / MODEL))
 
-    def same(self, other: Text) -> bool:
-        """Whether both make the same tokens: runs that were given one model state different fingerprints of it."""
-        ids = [each.info.model_copy(update={"fingerprint": ""}) for each in (self, other)]
-        return self._data == other._data and ids[0] == ids[1]
+    def cut(self, shards: Shards) -> bool:
+        """Whether a view was cut with it, as far as what is on this machine says: runs that were given one model state
+        different fingerprints of it.
+        """
+        if self.info == shards.tokenizer:
+            return True
+        other = text_of(shards)
+        same_ids = self.info.model_copy(update={"fingerprint": shards.tokenizer.fingerprint}) == shards.tokenizer
+        return other is not None and same_ids and self._data == other._data
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without begin and end."""
@@ -78,11 +83,11 @@ def text_of(shards: Shards) -> Text | None:
 
 
 def same_tokenizer(one: Shards, other: Shards) -> bool:
-    """Whether two views were cut with the same tokenizer, as far as what is on this machine says."""
+    """Whether two views were cut with the same tokenizer; see `Text.cut`."""
     if one.tokenizer == other.tokenizer:
         return True
-    first, second = text_of(one), text_of(other)
-    return first is not None and second is not None and first.same(second)
+    text = text_of(one)
+    return text is not None and text.cut(other)
 
 
 def save_tokenizer(view: View, folder: str | Path) -> bool:

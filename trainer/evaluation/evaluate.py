@@ -74,15 +74,17 @@ def evaluate(
     return Evaluation(origin, step, None if yarn is None else yarn.model_dump(), seconds, found)
 
 
-def write(evaluation: Evaluation, folder: Path, name: str = "evaluation") -> Path:
-    """Write NAME.json and NAME.html, the first one last and at once; its path."""
+def write(evaluation: Evaluation, folder: Path, name: str = "evaluation") -> list[str]:
+    """Write NAME.json and NAME.html, the first one last and at once; lines for a terminal: what was found, and where it
+    is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.html").write_text(page(evaluation), encoding="utf-8")
     path = folder / f"{name}.json"
     new = path.with_suffix(".json.new")
     new.write_text(json.dumps(evaluation.as_json(), indent=1), encoding="utf-8")
     os.replace(new, path)
-    return path
+    return [*evaluation.lines(), f"written to {path} and {path.with_suffix('.html').name}"]
 
 
 class _Stage(BaseModel):
@@ -131,15 +133,16 @@ def evaluate_folder(
             )
     masking = run.document_masking if document_masking is None else document_masking
     found = evaluate(model, views, config, masking, origin, step)
-    path = write(found, Path(output or directory))
-    return "\n".join([*found.lines(), f"written to {path} and {path.with_suffix('.html').name}"])
+    return "\n".join(write(found, Path(output or directory)))
 
 
 def _text(shards: Shards, place: Path) -> Text | None:
     """The tokenizer of both, as far as it is there. Raises Refused where the model's is another one than the view's."""
-    beside, own = text_beside(place), text_of(shards)
-    if beside is None or beside.info.fingerprint == shards.tokenizer.fingerprint or (own and own.same(beside)):
-        return beside or own
-    raise Refused(
-        f"{shards.folder}: was cut with another tokenizer than the one in {place}; give a view of the model's"
-    )
+    beside = text_beside(place)
+    if beside is None:
+        return text_of(shards)
+    if not beside.cut(shards):
+        raise Refused(
+            f"{shards.folder}: was cut with another tokenizer than the one in {place}; give a view of the model's"
+        )
+    return beside

@@ -53,6 +53,5 @@ class StageEvaluation:
             step, masking = trainer.progress.step, config.document_masking
             found = evaluate(trainer.model, views, config.evaluation, masking, origin, step, trainer.mesh, self._alive)
         if trainer.mesh.rank == 0:
-            path = write(found, self._output, name)
-            for line in [*found.lines(), f"written to {path} and {path.with_suffix('.html').name}"]:
+            for line in write(found, self._output, name):
                 self._say(line)
