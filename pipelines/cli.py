@@ -21,6 +21,7 @@ after a kill or a crash. All other options go to Beam, for example:
   --direct_num_workers 4      local worker processes (default: one a core; 1 runs in this process alone)
   --runner DataflowRunner --project P --region R --temp_location gs://B/tmp --sdk_container_image IMAGE
   --runner DaskRunner --dask_client_address tcp://HOST:8786 --dask_npartitions 64
+  --runner FlinkRunner --flink_master HOST:8081 --environment_type DOCKER --environment_config IMAGE
 """
 
 

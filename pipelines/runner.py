@@ -10,7 +10,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from pipelines import workers
+from pipelines import portable, workers
 from schemas.config import Config
 from schemas.errors import Refused
 
@@ -54,6 +54,8 @@ def check_cluster(options: Sequence[str], directory: str, config: Config) -> Non
         from pipelines import dataflow  # noqa: PLC0415
 
         dataflow.check(parsed, directory, config)
+    if parsed.get_all_options()["runner"] in portable.RUNNERS:
+        portable.check(parsed)
 
 
 def runner_and_options(
@@ -75,6 +77,9 @@ def runner_and_options(
         from pipelines import dask  # noqa: PLC0415
 
         return dask.runner(), options
+    if named in portable.RUNNERS:
+        # Workers import what they run; what this process's main module holds is its own.
+        return named, PipelineOptions([*arguments, "--no_save_main_session"])
     if named not in ("DirectRunner", "FnApiRunner"):
         return named, options
     direct = options.view_as(DirectOptions)
