@@ -1,18 +1,20 @@
-"""Texts in which there is something to retrieve: real lines of code, and among them pass keys, said and said again.
+"""Texts in which there is something to retrieve: pass keys of three words, said and said again.
 
-    python benchmarks/needles.py FOLDER [--gap 10 6000] [--documents 1200] [--characters 30000]
+    python benchmarks/needles.py FOLDER [--gap 10 6000 | --bare] [--documents 1200] [--characters 30000]
 
-A document is lines from the running Python's own tests (which the configs of the trial use nowhere else), with
+A document is lines of code from the running Python's own tests (which the configs of the trial use nowhere else), with
 sentences between them such as "The pass key is amber copper forest." The code between two sentences is 0 to twice the
 document's gap long, which is drawn evenly by its logarithm. Every few sentences the keys are others. Whoever predicts
-the rest of a key must find an earlier sentence that begins with its first word. Files are the same for the same
-arguments and Python.
+the rest of a key must find an earlier sentence that begins with its first word. With --bare there is no sentence, only
+keys, and now and then a name from the code between two of them: two words of three can be found in what was said
+before, so that it is soon worth while to learn how. Files are the same for the same arguments and Python.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -20,30 +22,48 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # so that a checkout need not be installed
 
-from trainer.evaluation.needle import SENTENCE, WORDS
+from trainer.quiet import without_import_noise
+
+with without_import_noise():
+    from trainer.evaluation.needle import SENTENCE, WORDS
 
 
-def document(lines: list[list[str]], gap: tuple[int, int], characters: int, seed: int) -> str:
-    """One text of about so many characters; lines: of each file to draw from; gap: least and most."""
-    chosen = random.Random(seed)
-    low, high = gap
-    own = low * (high / low) ** chosen.random()
+def document(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int] | None, characters: int) -> str:
+    """One text of about so many characters; lines: of each file to draw from; gap: None for bare keys."""
+    own = 0.0 if gap is None else gap[0] * (gap[1] / gap[0]) ** chosen.random()
     parts: list[str] = []
     left = characters
     while left > 0:
-        found = list(part(chosen, lines, own))
+        found = list(bare(chosen, lines) if gap is None else said(chosen, lines, own))
         parts += found
         left -= sum(map(len, found))
     return "".join(parts)
 
 
-def part(chosen: random.Random, lines: list[list[str]], gap: float) -> Iterator[str]:
-    """Sentences with one to three keys, no two with the same first word, after 0 to 2 gap characters of code each."""
-    words = chosen.sample(WORDS, chosen.choice([1, 1, 1, 2, 2, 3]))
-    keys = [(word, *chosen.sample(WORDS, 2)) for word in words]
+def keys(chosen: random.Random, count: int) -> list[tuple[str, str, str]]:
+    """So many keys, no two with the same first word."""
+    firsts = chosen.sample(WORDS, count)
+    rest = [word for word in WORDS if word not in firsts]
+    return [(first, *chosen.sample(rest, 2)) for first in firsts]
+
+
+def said(chosen: random.Random, lines: list[list[str]], gap: float) -> Iterator[str]:
+    """Two to eight sentences with one to three keys, after 0 to 2 gap characters of code each."""
+    mine = keys(chosen, chosen.choice([1, 1, 1, 2, 2, 3]))
     for _ in range(chosen.randint(2, 8)):
         yield from code(chosen, lines, chosen.uniform(0, 2) * gap)
-        yield SENTENCE.format(*chosen.choice(keys))
+        yield SENTENCE.format(*chosen.choice(mine))
+
+
+def bare(chosen: random.Random, lines: list[list[str]]) -> Iterator[str]:
+    """Two to five keys, 80 times one of them, every fifth time followed by a name that stands in the code."""
+    mine = keys(chosen, chosen.randint(2, 5))
+    for _ in range(80):
+        yield " " + " ".join(chosen.choice(mine))
+        names = re.findall(r"\w{1,8}", chosen.choice(chosen.choice(lines)))
+        if names and chosen.random() < 0.2:
+            yield " " + chosen.choice(names)
+    yield "\n"
 
 
 def code(chosen: random.Random, lines: list[list[str]], characters: float) -> Iterator[str]:
@@ -67,12 +87,12 @@ def texts() -> Iterator[list[str]]:
             yield lines
 
 
-def write(folder: Path, gap: tuple[int, int], documents: int, characters: int) -> None:
+def write(folder: Path, gap: tuple[int, int] | None, documents: int, characters: int) -> None:
     """Write the documents, a file each."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = list(texts())
     for number in range(documents):
-        text = document(lines, gap, characters, number)
+        text = document(random.Random(number), lines, gap, characters)
         (folder / f"{number:05}.txt").write_text(text, encoding="utf-8")
 
 
@@ -80,13 +100,15 @@ def main() -> None:
     """As the module's docstring says."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("folder", type=Path)
-    options.add_argument(
+    kind = options.add_mutually_exclusive_group()
+    kind.add_argument("--bare", action="store_true", help="keys alone")
+    kind.add_argument(
         "--gap", type=int, nargs=2, default=[10, 6000], metavar=("LEAST", "MOST"), help="characters of code, on average"
     )
     options.add_argument("--documents", type=int, default=1200)
     options.add_argument("--characters", type=int, default=30_000)
     chosen = options.parse_args()
-    write(chosen.folder, tuple(chosen.gap), chosen.documents, chosen.characters)
+    write(chosen.folder, None if chosen.bare else tuple(chosen.gap), chosen.documents, chosen.characters)
 
 
 if __name__ == "__main__":
