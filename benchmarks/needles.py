@@ -4,8 +4,8 @@
 
 A document is lines of code from the running Python's own tests (which the configs of the trial use nowhere else), with
 sentences between them such as "The pass key is amber copper forest." The code between two sentences is 0 to twice the
-document's gap long, which is drawn evenly by its logarithm. Every few sentences the keys are others. Whoever predicts
-the rest of a key must find an earlier sentence that begins with its first word. With --bare there is no sentence, only
+document's gap long, which is drawn evenly by its logarithm. A document has a few keys of its own, so whoever predicts
+the rest of one must find an earlier sentence that begins with its first word. With --bare there is no sentence, only
 keys, and now and then a name from the code between two of them: two words of three can be found in what was said
 before, so that it is soon worth while to learn how. Files are the same for the same arguments and Python.
 """
@@ -30,40 +30,40 @@ with without_import_noise():
 
 def document(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int] | None, characters: int) -> str:
     """One text of about so many characters; lines: of each file to draw from; gap: None for bare keys."""
-    own = 0.0 if gap is None else gap[0] * (gap[1] / gap[0]) ** chosen.random()
+    texts = bare(chosen, lines) if gap is None else said(chosen, lines, gap)
     parts: list[str] = []
-    left = characters
-    while left > 0:
-        found = list(bare(chosen, lines) if gap is None else said(chosen, lines, own))
-        parts += found
-        left -= sum(map(len, found))
+    while characters > 0:
+        parts.append(next(texts))
+        characters -= len(parts[-1])
     return "".join(parts)
 
 
 def keys(chosen: random.Random, count: int) -> list[tuple[str, str, str]]:
-    """So many keys, no two with the same first word."""
+    """So many keys, the first words of which are in no other place."""
     firsts = chosen.sample(WORDS, count)
     rest = [word for word in WORDS if word not in firsts]
     return [(first, *chosen.sample(rest, 2)) for first in firsts]
 
 
-def said(chosen: random.Random, lines: list[list[str]], gap: float) -> Iterator[str]:
-    """Two to eight sentences with one to three keys, after 0 to 2 gap characters of code each."""
-    mine = keys(chosen, chosen.choice([1, 1, 1, 2, 2, 3]))
-    for _ in range(chosen.randint(2, 8)):
-        yield from code(chosen, lines, chosen.uniform(0, 2) * gap)
+def said(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int]) -> Iterator[str]:
+    """Sentences with one to eight keys, for ever the same, and code before each."""
+    mine = keys(chosen, chosen.choice([1, 2, 3, 4, 6, 8]))
+    mean = gap[0] * (gap[1] / gap[0]) ** chosen.random()
+    while True:
+        yield from code(chosen, lines, chosen.uniform(0, 2) * mean)
         yield SENTENCE.format(*chosen.choice(mine))
 
 
 def bare(chosen: random.Random, lines: list[list[str]]) -> Iterator[str]:
-    """Two to five keys, 80 times one of them, every fifth time followed by a name that stands in the code."""
-    mine = keys(chosen, chosen.randint(2, 5))
-    for _ in range(80):
-        yield " " + " ".join(chosen.choice(mine))
-        names = re.findall(r"\w{1,8}", chosen.choice(chosen.choice(lines)))
-        if names and chosen.random() < 0.2:
-            yield " " + chosen.choice(names)
-    yield "\n"
+    """Two to five keys, 80 times one of them, every fifth time with a name from the code after it; and others."""
+    while True:
+        mine = keys(chosen, chosen.randint(2, 5))
+        for _ in range(80):
+            yield " " + " ".join(chosen.choice(mine))
+            names = re.findall(r"\w{1,8}", chosen.choice(chosen.choice(lines)))
+            if names and chosen.random() < 0.2:
+                yield " " + chosen.choice(names)
+        yield "\n"
 
 
 def code(chosen: random.Random, lines: list[list[str]], characters: float) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """From the sample's measurements to the whole corpus, by proportion.
 
 What is of one component is multiplied by that component's factor (its bytes / its sampled bytes), what is of all by the
-corpus's. Training the tokenizer is not: it is one process's work on `tokenizer.sample_characters` characters. Pairs of
-near-duplicates grow faster than the corpus, so the steps after `candidates` are a lower bound.
+corpus's. The tokenizer is not: its sample is of so many units, and training is one process's work on
+`tokenizer.sample_characters` characters. Pairs of near-duplicates grow faster than the corpus, so the steps after
+`candidates` are a lower bound.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from pipelines.estimate.measure import Measured, Results
 from pipelines.estimate.sample import Sample
+from pipelines.tokenizer.job import SAMPLED_UNITS
 from schemas.config import Config
 from schemas.mixture import integer_weights
 from schemas.record import record_size, token_dtype
@@ -20,7 +22,7 @@ from schemas.sizes import Sizes, plan_sizes
 UTILISATION = 0.7
 """Share of the machines' time that is work of the steps: the rest are starts, the ends of stages, and waiting."""
 SHARD_COPIES = 3  # a worker that writes a shard holds its blocks, its rows and a part of them framed
-TRAIN = "train"
+SAMPLE, TRAIN = "sample", "train"  # the tokenizer stage's steps
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,11 @@ def cost(config: Config, units: int, sample: Sample, found: Results, hosts: int,
 def _step(step: Measured, sample: Sample, overall: float, training: float) -> StepCost:
     if step.name == TRAIN:
         return StepCost(step.stage, step.name, sum(step.seconds.values()) * training / 3600, 0)
-    seconds = sum(spent * sample.factors.get(name, overall) for name, spent in step.seconds.items())
+    factors = dict(sample.factors)
+    if step.name == SAMPLE:  # of the units that are sampled, not of all
+        for name, tasks in sample.plan.by_component.items():
+            factors[name] = min(factors[name], max(1.0, SAMPLED_UNITS / max(len(tasks), 1)))
+    seconds = sum(spent * factors.get(name, overall) for name, spent in step.seconds.items())
     return StepCost(step.stage, step.name, seconds / 3600, round(step.moved * overall))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,9 +22,13 @@ from schemas import manifest, storage
 from schemas.config import Config
 from schemas.errors import Refused
 from schemas.manifest import StageManifest, TokenizerInfo
+from schemas.permutation import key64, mix64
 
-FORMAT = 1
+FORMAT = 2
 MODEL = "tokenizer.model"
+SAMPLED_UNITS = 1024
+"""From how many units of a component the sample is taken, more only where these hold too little: of a million, each
+would give the first words of one document, all would be read, and one process would open a million files."""
 _SAMPLE = pa.schema([pa.field("text", pa.string(), nullable=False)])
 
 
@@ -95,7 +99,7 @@ class TrainModel:
     """The task: one model from the sample, in the order of the units."""
 
     folder: str
-    units: int
+    units: tuple[int, ...]
     vocab_size: int
 
     def __call__(self, run: Run, task: int) -> None:
@@ -104,7 +108,7 @@ class TrainModel:
             run.commit_bytes(run.path("tokenizer", MODEL), train(self._texts(run), self.vocab_size))
 
     def _texts(self, run: Run) -> Iterator[str]:
-        for unit in range(self.units):
+        for unit in self.units:
             yield from read_table(run.work(self.folder, f"sample-{unit:07d}.parquet"))["text"].to_pylist()
 
 
@@ -156,17 +160,23 @@ def run(context: Context) -> None:
 
 
 def _train(context: Context, expected: str) -> dict[str, int]:
-    config, plan = context.config, context.plan
+    config = context.config
     folder = stages.work_folder("tokenizer", expected)
-    units = range(len(plan.units))
+    chosen: dict[str, dict[int, int]] = {}
+    for name, tasks in context.plan.by_component.items():
+        documents = stages.need_manifest(context.run, "documents", name)
+        characters = {task: unit.counts["characters"] for task, unit in zip(tasks, documents.units, strict=True)}
+        wanted = float(config.components[name].weight) * config.tokenizer.sample_characters
+        chosen[name] = sampled(characters, wanted, config.seed)
+    units = tuple(unit for of_component in chosen.values() for unit in of_component)
     context.say("stage", name="tokenizer", tasks=len(units), folders=[folder])
-    sample = SampleUnit(folder, config.seed, quotas(context))
-    todo = stages.unfinished(context.run, folder, units)
+    have = {name: sum(of_component.values()) for name, of_component in chosen.items()}
+    sample = SampleUnit(folder, config.seed, quotas(config, have))
     run_steps(
         context.run,
         [
-            Each("sample", todo, sample),
-            Each("train", [0], TrainModel(folder, len(units), config.tokenizer.vocab_size)),
+            Each("sample", stages.unfinished(context.run, folder, units), sample),
+            Each("train", [0], TrainModel(folder, units, config.tokenizer.vocab_size)),
         ],
         context.options,
         context.small,
@@ -174,12 +184,22 @@ def _train(context: Context, expected: str) -> dict[str, int]:
     return stages.total(receipt.unit.counts for receipt in stages.read_receipts(context.run, folder, units))
 
 
-def quotas(context: Context) -> dict[str, float]:
-    """The share of each component's characters that the sample takes: by weight, bounded by the scarcest component."""
-    config = context.config
-    have = {
-        name: stages.need_manifest(context.run, "documents", name).counts["characters"] for name in config.components
-    }
+def sampled(characters: Mapping[int, int], wanted: float, seed: int) -> dict[int, int]:
+    """The units of a component that the sample is taken from, ascending: by a key, `SAMPLED_UNITS` of them, and more
+    until they have the wanted characters.
+
+    characters: of each unit, by its task number.
+    """
+    units = np.fromiter(characters, np.int64)
+    keys = mix64(units.astype(np.uint64) ^ np.uint64(key64(f"tokenmill units tokenizer sample seed {seed}")))
+    order = units[np.argsort(keys)]
+    have = np.cumsum([characters[unit] for unit in order.tolist()])
+    count = max(SAMPLED_UNITS, int(np.searchsorted(have, wanted)) + 1)
+    return {unit: characters[unit] for unit in sorted(order[:count].tolist())}
+
+
+def quotas(config: Config, have: Mapping[str, int]) -> dict[str, float]:
+    """The share of its characters that each component's units give: by weight, bounded by the scarcest component."""
     weights = {name: float(component.weight) for name, component in config.components.items()}
     whole = min([config.tokenizer.sample_characters, *(have[name] / weights[name] for name in weights)])
     return {name: min(1.0, whole * weights[name] / max(have[name], 1)) for name in weights}

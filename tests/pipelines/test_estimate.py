@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import plan
 from pipelines.cli import main
-from pipelines.estimate.cost import TRAIN, UTILISATION, Cost, cost
+from pipelines.estimate.cost import SAMPLE, TRAIN, UTILISATION, Cost, cost
 from pipelines.estimate.measure import Measured, Results, measure
 from pipelines.estimate.sample import Sample, choose, unit_bytes
 from schemas.config import Config, load_config
@@ -66,16 +66,19 @@ def test_a_part_is_multiplied_by_its_components_factor(config: Config, everythin
         Measured("ingest", "ingest", {"code": 2.0, "prose": 3.0}),
         Measured("dedup", "copies", {"": 4.0}, 1000, 10),
     ]
+    steps.append(Measured("tokenizer", SAMPLE, {"code": 2.0, "prose": 3.0}))
     steps.append(Measured("tokenizer", TRAIN, {"": 5.0}))
-    sample = replace(sample, factors={"code": 100.0, "prose": 10.0}, chosen_bytes=100, all_bytes=5000)
+    sample = replace(sample, factors={"code": 1000.0, "prose": 10.0}, chosen_bytes=100, all_bytes=5000)
     about = cost_of(config, (sample, replace(found, steps=steps, sampled_characters=1000)))
     hours = {step.step: step.cpu_hours * 3600 for step in about.steps}
-    assert hours["ingest"] == pytest.approx(2 * 100 + 3 * 10)
+    assert hours["ingest"] == pytest.approx(2 * 1000 + 3 * 10)
+    # The tokenizer's sample is of 1,024 units: of code, which has two here and would have 2,000, about half.
+    assert hours[SAMPLE] == pytest.approx(2 * 512 + 3 * 10)
     assert hours["copies"] == pytest.approx(4 * 50) and about.steps[1].moved_bytes == 50_000
     # Training takes sample_characters (20,000), however much there is.
     assert hours[TRAIN] == pytest.approx(5 * 20) and about.serial_hours * 3600 == pytest.approx(100)
     kept = {name: found.manifests["tokens", name].counts["kept"] for name in ("code", "prose")}
-    assert about.kept == kept["code"] * 100 + kept["prose"] * 10
+    assert about.kept == kept["code"] * 1000 + kept["prose"] * 10
 
 
 def test_machines_follow_from_the_deadline(config: Config, everything: tuple[Sample, Results]) -> None:
