@@ -8,6 +8,7 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
+import tensorflow as tf  # type: ignore[import-untyped]
 
 from loader import Shards
 from loader.cache import ShardCache
@@ -18,8 +19,8 @@ from trainer.mesh import Mesh
 class HeldOut:
     """Reads a view's validation split, `rows` records at a time in each process of a mesh, all of which do so together.
 
-    records: of a component, at most, rounded up to whole batches; None: all. alive: called after each batch. cache: the
-    view's, if it is remote.
+    records: of a component, at most, rounded up to a multiple of `rows`; for any number of processes the same ones.
+    None: all. alive: called after each batch. cache: the view's, if it is remote.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class HeldOut:
         cache: ShardCache | None = None,
     ) -> None:
         self.shards, self.mesh = shards, mesh
-        self._rows, self._records = rows * mesh.processes, records
+        self._rows, self._records = rows, records
         self._masking, self._alive, self._cache = document_masking, alive, cache
 
     def sums(
@@ -45,9 +46,11 @@ class HeldOut:
         """
         for name, there in sorted(self.shards.validation.items()):
             totals: tuple[np.ndarray, ...] = ()
+            together = self._rows * self.mesh.processes
+            limit = -(-min(there, self._records or there) // self._rows) * self._rows
             with nullcontext() if self._cache is None else closing(Lease(self._cache)) as lease:
                 data = self.shards.dataset(
-                    self._rows,
+                    together,
                     self.mesh.rank,
                     self.mesh.processes,
                     split="validation",
@@ -55,7 +58,10 @@ class HeldOut:
                     document_masking=self._masking,
                     cache=lease,
                 )
-                for batch in data.take(-(-min(there, self._records or there) // self._rows)):
+                for number, batch in enumerate(data.take(-(-limit // together))):
+                    # A process has every processes-th record; what is beyond the limit counts for nothing.
+                    record = number * together + self.mesh.rank + self.mesh.processes * tf.range(self._rows)
+                    batch["component"] = tf.where(record < limit, batch["component"], -1)
                     with self.mesh.watched(what):
                         values = [np.asarray(value, np.float64) for value in of(batch)]
                     totals = tuple(map(np.add, totals, values)) if totals else tuple(values)

@@ -10,7 +10,7 @@ from trainer.config import Strict
 class EvaluationConfig(Strict):
     """How much of each view (docs/evaluation.md).
 
-    records: held-out records of a component of each view, at most, rounded up to whole batches; None: all.
+    records: held-out records of a component of each view, at most, rounded up to batches of 8,192 tokens; None: all.
     depths: places of the needle in a haystack, evenly from 0 % to 100 %.
     samples: haystacks of each length and depth, rounded up to whole batches; 0: no retrieval.
     """

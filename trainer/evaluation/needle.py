@@ -160,17 +160,18 @@ def retrieval(model: Model, haystacks: Haystacks, mesh: Mesh, rows: int, alive: 
     except Unsuited as error:
         return Retrieval(haystacks.length, [], [], 0, str(error))
 
-    @tf.function(autograph=False)
     def found(tokens: Tensor, depth: Tensor) -> Tensor:
-        tokens.set_shape([rows, haystacks.length + 1])
         logits = model(tokens[:, :-1], last=answer).logits
         right_BA = tf.argmax(logits, axis=-1, output_type=tf.int32) == tokens[:, -answer:]
         right_B = tf.cast(tf.reduce_all(right_BA, axis=1), tf.float32)
         return mesh.all.total(tf.math.unsorted_segment_sum(right_B, depth, haystacks.depths))
 
+    shapes = tf.TensorSpec([rows, haystacks.length + 1], tf.int32), tf.TensorSpec([rows], tf.int32)
+    # One program for these shapes; a tf.function of each view would warn of being traced again.
+    program = tf.function(found, autograph=False).get_concrete_function(*shapes)
     sums = np.zeros(haystacks.depths)
     for tokens, depth in haystacks.batches(rows, mesh.rank, mesh.processes):
         with mesh.watched("evaluation"):
-            sums += found(tf.constant(tokens, tf.int32), tf.constant(depth, tf.int32)).numpy()
+            sums += program(tf.constant(tokens, tf.int32), tf.constant(depth, tf.int32)).numpy()
         alive()
     return Retrieval(haystacks.length, depths, [float(each) for each in sums / haystacks.samples], haystacks.samples)

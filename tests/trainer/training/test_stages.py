@@ -161,27 +161,45 @@ def test_evaluated_before_and_after_at_all_lengths(
     assert (long / "evaluation_begin.json").read_bytes() == first  # is not made again
     same(whole[2] / "stages/long", long, LONG)
     assert not (tmp_path / "out/evaluation_begin.json").exists()  # there is nothing to say of an untrained model
-
-    def found(path: Path) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(path.read_text())
-        assert [view["sequence_length"] for view in content["views"]] == [64, 256]
-        return content
-
-    inside = found(long / "evaluation.json")
-    views = [str(small_run / "shards" / length) for length in ("64", "256")]
-    evaluate_folder(str(long), views, str(tmp_path / "after"), EvaluationConfig(**size))
-    after = found(tmp_path / "after/evaluation.json")
-    assert inside["step"] == LONG
-    for one, other in zip(inside["views"], after["views"], strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
-        assert one["retrieval"] == other["retrieval"]
+    as_the_command_does(long, small_run, tmp_path, size)
     # The same weights at the border, with positions stretched and without.
-    begin, before = json.loads(first), found(tmp_path / "out/evaluation.json")
+    begin, before = json.loads(first), evaluated(tmp_path / "out/evaluation.json")
     assert begin["yarn"]["factor"] == 4.0 and before["yarn"] is None
     assert begin["model"] == str(tmp_path / f"out/checkpoints/step-{BASE:08d}")
     assert begin["views"][1]["loss"] == pytest.approx(before["views"][1]["loss"], rel=0.05)
     assert begin["views"][1]["loss"] != before["views"][1]["loss"]
     assert (long / "evaluation.html").exists() and (long / "evaluation_begin.html").exists()
+
+
+@pytest.mark.slow
+def test_evaluated_by_two_processes(small_run: Path, tmp_path: Path) -> None:
+    size = {"records": 6, "depths": 2, "samples": 2}  # neither fills the last batch of two processes
+    output = tmp_path / "out"
+    config = config_of(small_run, output, evaluation=size, mesh={"data": 2, "timeout": 60})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
+    command = [sys.executable, "-m", "trainer", "launch", str(path), "--processes", "2"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    as_the_command_does(output / "stages/long", small_run, tmp_path, size)
+
+
+def evaluated(path: Path) -> dict[str, Any]:
+    """What an evaluation at both lengths wrote."""
+    content: dict[str, Any] = json.loads(path.read_text())
+    assert [view["sequence_length"] for view in content["views"]] == [64, 256]
+    return content
+
+
+def as_the_command_does(stage: Path, small_run: Path, tmp_path: Path, size: dict[str, int]) -> None:
+    """Assert that a stage's evaluation at its end is what the command finds afterwards, in one process."""
+    inside = evaluated(stage / "evaluation.json")
+    views = [str(small_run / "shards" / length) for length in ("64", "256")]
+    evaluate_folder(str(stage), views, str(tmp_path / "after"), EvaluationConfig(**size))
+    after = evaluated(tmp_path / "after/evaluation.json")
+    assert inside["step"] == LONG
+    for one, other in zip(inside["views"], after["views"], strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)
+        assert one["retrieval"] == other["retrieval"]
 
 
 def test_views_of_two_runs_that_were_given_one_tokenizer(small_run: Path, tmp_path: Path) -> None:
