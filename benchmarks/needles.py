@@ -1,11 +1,11 @@
 """Texts in which there is something to retrieve: pass keys of three words, said and said again.
 
-    python benchmarks/needles.py FOLDER [--gap 10 6000 | --bare] [--documents 1200] [--characters 30000]
+    python benchmarks/needles.py FOLDER [--gap 10 2000 | --bare] [--keys 1 2 4 8 16]
 
 A document is lines of code from the running Python's own tests (which the configs of the trial use nowhere else), with
 sentences between them such as "The pass key is amber copper forest." The code between two sentences is 0 to twice the
-document's gap long, which is drawn evenly by its logarithm. A document has a few keys of its own, so whoever predicts
-the rest of one must find an earlier sentence that begins with its first word. With --bare there is no sentence, only
+document's gap long, which is drawn evenly by its logarithm. A document has keys of its own, so whoever predicts the
+rest of one must find an earlier sentence that begins with its first word. With --bare there is no sentence, only
 keys, and now and then a name from the code between two of them: two words of three can be found in what was said
 before, so that it is soon worth while to learn how. Files are the same for the same arguments and Python.
 """
@@ -28,9 +28,11 @@ with without_import_noise():
     from trainer.evaluation.needle import SENTENCE, WORDS
 
 
-def document(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int] | None, characters: int) -> str:
+def document(
+    chosen: random.Random, lines: list[list[str]], gap: tuple[int, int] | None, counts: list[int], characters: int
+) -> str:
     """One text of about so many characters; lines: of each file to draw from; gap: None for bare keys."""
-    texts = bare(chosen, lines) if gap is None else said(chosen, lines, gap)
+    texts = bare(chosen, lines) if gap is None else said(chosen, lines, gap, chosen.choice(counts))
     parts: list[str] = []
     while characters > 0:
         parts.append(next(texts))
@@ -39,15 +41,15 @@ def document(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int]
 
 
 def keys(chosen: random.Random, count: int) -> list[tuple[str, str, str]]:
-    """So many keys, the first words of which are in no other place."""
+    """So many keys with different first words, which are in no other place unless all words are first ones."""
     firsts = chosen.sample(WORDS, count)
-    rest = [word for word in WORDS if word not in firsts]
+    rest = [word for word in WORDS if word not in firsts] or WORDS
     return [(first, *chosen.sample(rest, 2)) for first in firsts]
 
 
-def said(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int]) -> Iterator[str]:
-    """Sentences with one to eight keys, for ever the same, and code before each."""
-    mine = keys(chosen, chosen.choice([1, 2, 3, 4, 6, 8]))
+def said(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int], count: int) -> Iterator[str]:
+    """Sentences with one of `count` keys, and code before each: the more keys, the farther back is the same."""
+    mine = keys(chosen, count)
     mean = gap[0] * (gap[1] / gap[0]) ** chosen.random()
     while True:
         yield from code(chosen, lines, chosen.uniform(0, 2) * mean)
@@ -87,12 +89,12 @@ def texts() -> Iterator[list[str]]:
             yield lines
 
 
-def write(folder: Path, gap: tuple[int, int] | None, documents: int, characters: int) -> None:
+def write(folder: Path, gap: tuple[int, int] | None, counts: list[int], documents: int, characters: int) -> None:
     """Write the documents, a file each."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = list(texts())
     for number in range(documents):
-        text = document(random.Random(number), lines, gap, characters)
+        text = document(random.Random(number), lines, gap, counts, characters)
         (folder / f"{number:05}.txt").write_text(text, encoding="utf-8")
 
 
@@ -103,12 +105,15 @@ def main() -> None:
     kind = options.add_mutually_exclusive_group()
     kind.add_argument("--bare", action="store_true", help="keys alone")
     kind.add_argument(
-        "--gap", type=int, nargs=2, default=[10, 6000], metavar=("LEAST", "MOST"), help="characters of code, on average"
+        "--gap", type=int, nargs=2, default=[10, 2000], metavar=("LEAST", "MOST"), help="characters of code, on average"
+    )
+    options.add_argument(
+        "--keys", type=int, nargs="+", default=[1, 2, 4, 8, 16], metavar="N", help="a document has one of so many keys"
     )
     options.add_argument("--documents", type=int, default=1200)
     options.add_argument("--characters", type=int, default=30_000)
     chosen = options.parse_args()
-    write(chosen.folder, None if chosen.bare else tuple(chosen.gap), chosen.documents, chosen.characters)
+    write(chosen.folder, None if chosen.bare else tuple(chosen.gap), chosen.keys, chosen.documents, chosen.characters)
 
 
 if __name__ == "__main__":
