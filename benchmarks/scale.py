@@ -1,10 +1,10 @@
 """What data preparation is at another size: `python benchmarks/scale.py PLAN.json [--tokens 14.8e12]`.
 
 PLAN.json is what `python -m pipelines plan CONFIG --json` printed. All that `plan` takes for proportional is multiplied
-by TOKENS / its tokens; training the tokenizer is not, and a view is taken to use every sequence once. From that follow,
-by the formulas of the code itself, how many ranges and blocks each exchange has in both forms, the sizes of the order
-for several numbers of hosts, and machines for deadlines. Nothing is run; it is arithmetic on one measurement, and as
-good as that.
+by TOKENS / its tokens; the sample and training of the tokenizer are not, and a view uses every sequence once. From
+that follow, by the formulas of the code itself, how many ranges and blocks each exchange has in both forms, the sizes
+of the order for several numbers of hosts, and machines for deadlines. Nothing is run; it is arithmetic on one
+measurement, and as good as that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that a checko
 
 from pipelines.dedup.records import BAND, member
 from pipelines.dedup.steps import size_ranges
-from pipelines.estimate.cost import TRAIN, UTILISATION
+from pipelines.estimate.cost import SAMPLE, TRAIN, UTILISATION
+from pipelines.tokenizer.job import SAMPLED_UNITS
 from schemas.config import Config, parse_config
 from schemas.order import integer_weights, plan_sizes
 from schemas.record import record_size, token_dtype
@@ -76,9 +77,10 @@ def exchanges(
 def show_steps(found: dict[str, Any], factor: float) -> float:
     """The work by stage; returns vCPU-hours of all that many machines can do."""
     print("| stage | step | vCPU-hours | share |\n|---|---|---|---|")
+    sampled = max(1.0, len(NAMES) * SAMPLED_UNITS / found["units"])
+    factors = {TRAIN: 1.0, SAMPLE: min(factor, sampled)}
     hours = {
-        (step["stage"], step["step"]): step["cpu_hours"] * (1 if step["step"] == TRAIN else factor)
-        for step in found["steps"]
+        (step["stage"], step["step"]): step["cpu_hours"] * factors.get(step["step"], factor) for step in found["steps"]
     }
     whole = sum(hours.values())
     for (stage, step), spent in hours.items():
