@@ -165,7 +165,7 @@ def _train(context: Context, expected: str) -> dict[str, int]:
     chosen: dict[str, dict[int, int]] = {}
     for name, tasks in context.plan.by_component.items():
         documents = stages.need_manifest(context.run, "documents", name)
-        characters = {task: unit.counts["characters"] for task, unit in zip(tasks, documents.units, strict=True)}
+        characters = {task: unit.counts.get("characters", 0) for task, unit in zip(tasks, documents.units, strict=True)}
         wanted = float(config.components[name].weight) * config.tokenizer.sample_characters
         chosen[name] = sampled(characters, wanted, config.seed)
     units = tuple(unit for of_component in chosen.values() for unit in of_component)
