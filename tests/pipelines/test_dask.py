@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.cli import main
 from tests.conftest import ROOT
-from tests.pipelines.tiny import contents, tiny_config, write_config, write_tiny
+from tests.pipelines.tiny import command, contents, tiny_config, write_config, write_tiny
 
 WORKERS = 3
 PARTS = "--dask_npartitions=6"
@@ -54,10 +54,6 @@ def cluster() -> Iterator[str]:
     yield process.stdout.readline().strip()
     process.stdin.close()
     process.wait(60)
-
-
-def command(config: Path, output: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines", "run", str(config), "--output", str(output), *options]
 
 
 def writers(output: Path) -> Iterator[tuple[int, str]]:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,12 @@ def test_it_copies_text_of_the_project_alone() -> None:
         files = [root] if root.is_file() else [path for path in root.rglob("*") if path.is_file()]
         assert not [path for path in files if "__pycache__" not in path.parts and path.suffix not in PLAIN]
     assert not re.search(r"(?i)secret|passw|token=|credential|api_?key", RECIPE)
+
+
+def test_the_images_recipe_fits_the_project() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (beam,) = [pin.split("==")[1] for pin in extras["pipelines"] if pin.startswith("apache-beam==")]
+    assert f"ARG BEAM={beam}\n" in RECIPE and f"apache-beam[gcp]=={beam}" in extras["gcp"]
+    assert {"schemas", "pipelines"} <= set(COPIED) and not {"loader", "trainer", "tests"} & set(COPIED)
+    assert all((ROOT / name).exists() and f"!{name}\n" in (ROOT / ".dockerignore").read_text() for name in COPIED)
+    assert (ROOT / RECIPE.split("PY_FILE=/opt/tokenmill/")[1].split()[0]).is_file()

@@ -20,7 +20,8 @@ import pytest
 
 from pipelines.cli import main
 from tests.conftest import ROOT
-from tests.pipelines.tiny import contents, tiny_config, write_config, write_tiny
+from tests.pipelines.tiny import command, contents, tiny_config, write_config, write_tiny
+from tests.trainer.mesh.launch import free_ports
 
 GIVEN = os.environ.get("TOKENMILL_PORTABLE_OPTIONS")
 """Options of an engine to test on, such as `--runner=FlinkRunner --flink_job_server_jar=… --flink_master=[local]`."""
@@ -49,7 +50,7 @@ def engine(tmp_path: Path) -> Iterator[list[str]]:
         stack.enter_context(
             started("apache_beam.runners.portability.local_job_service_main", "--port_file", str(port_file))
         )
-        pool_port = free_port()
+        (pool_port,) = free_ports(1)
         pool = stack.enter_context(
             started("apache_beam.runners.worker.worker_pool_main", f"--service_port={pool_port}")
         )
@@ -78,20 +79,9 @@ def started(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port: int = free.getsockname()[1]
-    return port
-
-
 def listening(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("localhost", port)) == 0
-
-
-def command(config: Path, output: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines", "run", str(config), "--output", str(output), *options]
 
 
 def run_to_the_end(config: Path, output: Path, options: list[str]) -> None:

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, small_config
+from tests.pipelines.tiny import command
 
 VARIES = {"run.json", "report.html"}
 KILLS = 10
@@ -31,10 +31,6 @@ def contents(run: Path) -> dict[str, str]:
         for path in sorted(run.rglob("*"))
         if path.is_file() and path.name not in VARIES
     }
-
-
-def command(config: Path, output: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "pipelines", "run", str(config), "--output", str(output), *options]
 
 
 def run_whole(config: Path, output: Path, *options: str) -> dict[str, str]:

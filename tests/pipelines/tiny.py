@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ def write_config(path: Path, content: object) -> Path:
     """`content` as a YAML file."""
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
+
+
+def command(config: Path, output: Path, *options: str) -> list[str]:
+    """The command line of a run."""
+    return [sys.executable, "-m", "pipelines", "run", str(config), "--output", str(output), *options]
 
 
 def contents(run: Path) -> dict[str, str]:
