@@ -42,6 +42,11 @@ def healthy(trainer: Trainer) -> Iterator[Trainer]:
         variable.assign(value)
 
 
+def warnings(driven: Driven) -> list[str]:
+    """What was said but alerts, which a busy machine may bring about by itself."""
+    return [sentence for sentence in driven.said if not sentence.startswith("ALERT ")]
+
+
 def head(trainer: Trainer) -> Any:
     return next(v for v in trainer.model.variables_in_order if "head" in v.name)
 
@@ -175,7 +180,7 @@ def test_a_machine_that_cannot_be_watched_does_not_end_the_run(healthy: Trainer,
         driven.steps(3)
         time.sleep(2.5)
         driven.steps(3)
-    [sentence] = driven.said
+    [sentence] = warnings(driven)
     assert sentence.startswith("WARNING: the monitor failed and may miss alerts: NoSuchProcess")
 
 
@@ -186,5 +191,5 @@ def test_a_rule_that_fails_does_not_end_the_run(healthy: Trainer, tmp_path: Path
     driven.monitor.restore(state)
     with driven.monitor:
         driven.steps(3)
-    [sentence] = driven.said
+    [sentence] = warnings(driven)
     assert sentence.startswith("WARNING: the monitor failed and may miss alerts: TypeError")
