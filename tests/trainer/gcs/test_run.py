@@ -186,17 +186,44 @@ def test_places_that_cannot_be_are_refused(changes: dict[str, Any], told: list[s
 
 
 def test_prepared_in_the_bucket_and_trained_from_it(proxy: Proxy, emulator: int, place: str, tmp_path: Path) -> None:
-    """All the way: pipelines from and to gs://, then steps on what they wrote, saved there, too."""
+    """All the way: pipelines from and to gs://, steps on what they wrote in two stages, saved there, too; and
+    evaluations, which read the views through caches of their own beside those of the training.
+    """
     write_tiny(tmp_path / "tiny")
     names = [path for path in (tmp_path / "tiny").rglob("*") if path.is_file()]
     upload(emulator, {str(path.relative_to(tmp_path)): path.read_bytes() for path in names})
-    sources = json.loads(json.dumps(tiny_config(tmp_path / "tiny")).replace(str(tmp_path), f"gs://{BUCKET}"))
+    prepare = tiny_config(tmp_path / "tiny") | {
+        "shard": {"sequence_lengths": [64, 128], "lanes": 2, "shard_bytes": 20_000}
+    }
+    sources = json.loads(json.dumps(prepare).replace(str(tmp_path), f"gs://{BUCKET}"))
     run_pipelines(write_config(tmp_path / "prepare.yaml", sources), f"gs://{BUCKET}/run")
-    short: dict[str, Any] = {"stop": {"steps": 4}, "validation": {"every": 2, "records": 8}}
-    saves = {"directory": place, "every": 2}
-    run(RunConfig.model_validate(remote(f"gs://{BUCKET}/run/shards/64", place, tmp_path, checkpoints=saves, **short)))
-    for name, data in stored(emulator, "run/shards/64/").items():
-        (tmp_path / "view").mkdir(exist_ok=True)
-        (tmp_path / "view" / name).write_bytes(data)
-    run(RunConfig.model_validate(content(tmp_path / "view", tmp_path / "local", checkpoints={"every": 2}, **short)))
+    for name, data in stored(emulator, "run/").items():
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_bytes(data)
+
+    def short(data: str, cache: dict[str, Any] | None) -> dict[str, Any]:
+        schedules = {
+            "learning_rate": {"kind": "constant", "value": 0.001},
+            "batch_size": {"kind": "constant", "sequences": 4},
+        }
+        longer = {"name": "long", "data": f"{data}/128", "max_position_embeddings": 128, "schedules": schedules}
+        return {
+            "stop": {"steps": 4},
+            "validation": {"every": 2, "records": 8},
+            "evaluation": {"records": 6, "depths": 2, "samples": 2},
+            "stages": (longer | {"cache": cache, "stop": {"steps": 2}},),
+        }
+
+    cache = {"directory": str(tmp_path / "cache"), "bytes": 3_000_000}
+    away = short(f"gs://{BUCKET}/run/shards", cache) | {"checkpoints": {"directory": place, "every": 2}}
+    run(RunConfig.model_validate(remote(f"gs://{BUCKET}/run/shards/64", place, tmp_path, **away)))
+    here = short(str(tmp_path / "run/shards"), None) | {"checkpoints": {"every": 2}}
+    run(RunConfig.model_validate(content(tmp_path / "run/shards/64", tmp_path / "local", **here)))
     same(tmp_path / "local", tmp_path / "out", place, 4)
+    for name in ("evaluation", "stages/long/evaluation_begin", "stages/long/evaluation"):
+        one, other = (
+            [view | {"data": ""} for view in json.loads((folder / f"{name}.json").read_text())["views"]]
+            for folder in (tmp_path / "local", tmp_path / "out")
+        )
+        assert one == other and [view["sequence_length"] for view in one] == [64, 128]
+        assert all(view["retrieval"]["found"] for view in one), one
