@@ -1,6 +1,6 @@
 """Texts in which there is something to retrieve: pass keys of three words, said and said again.
 
-    python benchmarks/needles.py FOLDER [--gap 10 2000 | --bare] [--keys 1 2 4 8 16]
+    python benchmarks/needles.py FOLDER [--gap 10 2000 | --bare] [--keys 1 2 4 8 16] [--distinct]
 
 A document is lines of code from the running Python's own tests (which the configs of the trial use nowhere else), with
 sentences between them such as "The pass key is amber copper forest." The code between two sentences is 0 to twice the
@@ -28,11 +28,8 @@ with without_import_noise():
     from trainer.evaluation.needle import SENTENCE, WORDS
 
 
-def document(
-    chosen: random.Random, lines: list[list[str]], gap: tuple[int, int] | None, counts: list[int], characters: int
-) -> str:
-    """One text of about so many characters; lines: of each file to draw from; gap: None for bare keys."""
-    texts = bare(chosen, lines) if gap is None else said(chosen, lines, gap, chosen.choice(counts))
+def document(texts: Iterator[str], characters: int) -> str:
+    """Their first ones, about so many characters."""
     parts: list[str] = []
     while characters > 0:
         parts.append(next(texts))
@@ -40,16 +37,24 @@ def document(
     return "".join(parts)
 
 
-def keys(chosen: random.Random, count: int) -> list[tuple[str, str, str]]:
-    """So many keys with different first words, which are in no other place unless all words are first ones."""
+def keys(chosen: random.Random, count: int, distinct: bool) -> list[tuple[str, str, str]]:
+    """So many keys with different first words, which are in no other place unless all words are first ones.
+
+    distinct: no two have a word in common, so that each word says what comes next.
+    """
+    if distinct:
+        words = iter(chosen.sample(WORDS, 3 * count))
+        return list(zip(words, words, words, strict=True))
     firsts = chosen.sample(WORDS, count)
     rest = [word for word in WORDS if word not in firsts] or WORDS
     return [(first, *chosen.sample(rest, 2)) for first in firsts]
 
 
-def said(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int], count: int) -> Iterator[str]:
+def said(
+    chosen: random.Random, lines: list[list[str]], gap: tuple[int, int], count: int, distinct: bool
+) -> Iterator[str]:
     """Sentences with one of `count` keys, and code before each: the more keys, the farther back is the same."""
-    mine = keys(chosen, count)
+    mine = keys(chosen, count, distinct)
     mean = gap[0] * (gap[1] / gap[0]) ** chosen.random()
     while True:
         yield from code(chosen, lines, chosen.uniform(0, 2) * mean)
@@ -59,7 +64,7 @@ def said(chosen: random.Random, lines: list[list[str]], gap: tuple[int, int], co
 def bare(chosen: random.Random, lines: list[list[str]]) -> Iterator[str]:
     """Two to five keys, 80 times one of them, every fifth time with a name from the code after it; and others."""
     while True:
-        mine = keys(chosen, chosen.randint(2, 5))
+        mine = keys(chosen, chosen.randint(2, 5), distinct=False)
         for _ in range(80):
             yield " " + " ".join(chosen.choice(mine))
             names = re.findall(r"\w{1,8}", chosen.choice(chosen.choice(lines)))
@@ -78,7 +83,7 @@ def code(chosen: random.Random, lines: list[list[str]], characters: float) -> It
         characters -= len(run)
 
 
-def texts() -> Iterator[list[str]]:
+def sources() -> Iterator[list[str]]:
     """Lines of each file of the library's own tests that is UTF-8."""
     for path in sorted(Path(sysconfig.get_path("stdlib"), "test").glob("*.py")):
         try:
@@ -87,15 +92,6 @@ def texts() -> Iterator[list[str]]:
             continue
         if lines:
             yield lines
-
-
-def write(folder: Path, gap: tuple[int, int] | None, counts: list[int], documents: int, characters: int) -> None:
-    """Write the documents, a file each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = list(texts())
-    for number in range(documents):
-        text = document(random.Random(number), lines, gap, counts, characters)
-        (folder / f"{number:05}.txt").write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -112,8 +108,21 @@ def main() -> None:
     )
     options.add_argument("--documents", type=int, default=1200)
     options.add_argument("--characters", type=int, default=30_000)
+    options.add_argument("--distinct", action="store_true", help="a document's keys, five at most, share no word")
     chosen = options.parse_args()
-    write(chosen.folder, None if chosen.bare else tuple(chosen.gap), chosen.keys, chosen.documents, chosen.characters)
+    most = len(WORDS) // 3 if chosen.distinct else len(WORDS)
+    if not 1 <= min(chosen.keys) <= max(chosen.keys) <= most:
+        options.error(f"--keys: there are words for 1 to {most}")
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    lines = list(sources())
+    for number in range(chosen.documents):
+        draws = random.Random(number)
+        if chosen.bare:
+            texts = bare(draws, lines)
+        else:
+            texts = said(draws, lines, tuple(chosen.gap), draws.choice(chosen.keys), chosen.distinct)
+        text = document(texts, chosen.characters)
+        (chosen.folder / f"{number:05}.txt").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
